@@ -1,0 +1,177 @@
+//! A connection from an application, as far as bytes tell: login, then the borders and kinds of its messages.
+//!
+//! No socket is here. The driver feeds what it read and does what the returned [`FromClient`] says.
+
+pub mod login;
+pub mod startup;
+
+use crate::error::Error;
+use crate::parameters::ParameterSet;
+use crate::server::Server;
+use crate::wire::frame::{Header, Walker};
+use crate::wire::frontend::{Frontend, Request};
+
+/// What clients may send, from the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// `max_packet_size`: longest message, in bytes.
+    pub packet_len_max: u32,
+    /// False with `disable_pqexec`: the simple query protocol is refused.
+    pub simple_query: bool,
+}
+
+/// A client after login.
+#[derive(Debug)]
+pub struct Client {
+    walker: Walker,
+    /// Its values of the tracked parameters.
+    pub parameters: ParameterSet,
+}
+
+/// What to do with the bytes at the start of a client's buffer. What is not mentioned stays for the next call, together
+/// with more bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FromClient {
+    /// Pass this many bytes to the linked server.
+    Forward(usize),
+    /// Pass this many bytes to the linked server and send no more until it has answered some.
+    Full(usize),
+    /// No server is linked: drop this many bytes. They mean nothing without one (Flush and COPY data, which a backend
+    /// that has nothing to do ignores).
+    Discard(usize),
+    /// No server is linked, and a request is next.
+    NeedServer,
+    /// After this many bytes for the linked server (0 without one), the client says goodbye.
+    Terminate(usize),
+}
+
+impl Client {
+    /// A client that has just got its first ReadyForQuery.
+    pub fn new(parameters: ParameterSet) -> Self {
+        Self { walker: Walker::default(), parameters }
+    }
+
+    /// True when the client's last byte ended a message.
+    pub fn at_border(&self) -> bool {
+        self.walker.at_border()
+    }
+
+    /// Walks bytes received while linked to `server`, which learns what it will owe.
+    ///
+    /// # Errors
+    /// What the client is told before it is disconnected. Messages before the bad one may be counted as sent although
+    /// they were not: the server must be closed unless it is idle.
+    pub fn handle_bytes(&mut self, buf: &[u8], server: &mut Server, limits: ClientLimits) -> Result<FromClient, Error> {
+        let mut at = self.walker.pass(buf.len());
+        while self.walker.at_border() {
+            let Some(header) = Header::read(&buf[at..], limits.packet_len_max)? else { break };
+            match read(header, limits)? {
+                Frontend::Terminate => return Ok(FromClient::Terminate(at)),
+                Frontend::Silent => {}
+                Frontend::Request(_) if server.is_full() => return Ok(FromClient::Full(at)),
+                Frontend::Request(request) => server.handle_request(request),
+            }
+            at += self.walker.enter(header, buf.len() - at);
+        }
+        Ok(FromClient::Forward(at))
+    }
+
+    /// Walks bytes received while no server is linked.
+    ///
+    /// # Errors
+    /// What the client is told before it is disconnected.
+    pub fn handle_bytes_unlinked(&mut self, buf: &[u8], limits: ClientLimits) -> Result<FromClient, Error> {
+        let mut at = self.walker.pass(buf.len());
+        while self.walker.at_border() {
+            let Some(header) = Header::read(&buf[at..], limits.packet_len_max)? else { break };
+            match read(header, limits)? {
+                Frontend::Terminate => return Ok(FromClient::Terminate(0)),
+                Frontend::Silent | Frontend::Request(Request::CopyEnd) => {
+                    at += self.walker.enter(header, buf.len() - at);
+                }
+                Frontend::Request(_) if at == 0 => return Ok(FromClient::NeedServer),
+                Frontend::Request(_) => break,
+            }
+        }
+        Ok(FromClient::Discard(at))
+    }
+}
+
+fn read(header: Header, limits: ClientLimits) -> Result<Frontend, Error> {
+    match Frontend::from_kind(header.kind) {
+        Some(Frontend::Request(Request::Query)) if !limits.simple_query => Err(Error::QueryDisallowed),
+        Some(message) => Ok(message),
+        None => Err(Error::UnknownPacket),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parameters::Tracked;
+    use crate::wire::frame::MESSAGE_LEN_MAX;
+    use crate::wire::frontend;
+
+    const LIMITS: ClientLimits = ClientLimits { packet_len_max: MESSAGE_LEN_MAX, simple_query: true };
+
+    fn new() -> (Client, Server) {
+        let parameters = ParameterSet::new(&Tracked::new([]));
+        (Client::new(parameters.clone()), Server::new(parameters))
+    }
+
+    #[test]
+    fn unlinked() {
+        let check = |bytes: &[u8], expected: Result<FromClient, Error>| {
+            assert_eq!(new().0.handle_bytes_unlinked(bytes, LIMITS), expected, "{bytes:?}");
+        };
+        let mut query = Vec::new();
+        frontend::query(&mut query, "select 1");
+        check(&query, Ok(FromClient::NeedServer));
+        check(&query[..5], Ok(FromClient::NeedServer));
+        check(&query[..4], Ok(FromClient::Discard(0)));
+        check(b"S\0\0\0\x04", Ok(FromClient::NeedServer));
+        check(b"H\0\0\0\x04", Ok(FromClient::Discard(5)));
+        check(b"d\0\0\0\x09ab", Ok(FromClient::Discard(7)));
+        check(b"c\0\0\0\x04H\0\0\0\x04S\0\0\0\x04", Ok(FromClient::Discard(10)));
+        check(b"X\0\0\0\x04", Ok(FromClient::Terminate(0)));
+        check(b"p\0\0\0\x04", Err(Error::UnknownPacket));
+        check(b"\x16\x03\x01\0\0", Err(Error::UnknownPacket));
+        assert!(matches!(new().0.handle_bytes_unlinked(b"Q\0\0\0\x03", LIMITS), Err(Error::BadHeader(_))));
+        let small = ClientLimits { packet_len_max: 8, simple_query: true };
+        assert!(matches!(new().0.handle_bytes_unlinked(&query, small), Err(Error::BadHeader(_))));
+        let no_query = ClientLimits { simple_query: false, ..LIMITS };
+        assert_eq!(new().0.handle_bytes_unlinked(&query, no_query), Err(Error::QueryDisallowed));
+    }
+
+    #[test]
+    fn linked_at_every_split() {
+        let mut stream = Vec::new();
+        frontend::query(&mut stream, "select 1");
+        stream.extend(b"H\0\0\0\x04S\0\0\0\x04");
+        for cut in 0..=stream.len() {
+            let (mut client, mut server) = new();
+            let FromClient::Forward(first) = client.handle_bytes(&stream[..cut], &mut server, LIMITS).unwrap() else {
+                panic!("not forwarded")
+            };
+            let rest = stream.len() - first;
+            assert_eq!(client.handle_bytes(&stream[first..], &mut server, LIMITS), Ok(FromClient::Forward(rest)));
+            assert!(client.at_border() && server.owes() && !server.is_idle());
+        }
+    }
+
+    #[test]
+    fn terminate_after_requests() {
+        let (mut client, mut server) = new();
+        let bytes = b"S\0\0\0\x04X\0\0\0\x04";
+        assert_eq!(client.handle_bytes(bytes, &mut server, LIMITS), Ok(FromClient::Terminate(5)));
+    }
+
+    #[test]
+    fn a_server_that_owes_too_much_is_not_sent_more() {
+        let (mut client, mut server) = new();
+        let bytes = b"S\0\0\0\x04".repeat(crate::server::outstanding::OUTSTANDING_MAX + 7);
+        let FromClient::Full(n) = client.handle_bytes(&bytes, &mut server, LIMITS).unwrap() else { panic!("no limit") };
+        assert_eq!(n, 5 * crate::server::outstanding::OUTSTANDING_MAX);
+        assert_eq!(client.handle_bytes(&bytes[n..], &mut server, LIMITS), Ok(FromClient::Full(0)));
+    }
+}

@@ -1,0 +1,145 @@
+//! What a client asks for in its StartupMessage, checked as PgBouncer does: a parameter that is neither tracked nor
+//! ignored is refused, because the servers of a pool are shared.
+
+use crate::error::Error;
+use crate::parameters::{ParameterSet, Tracked};
+
+/// Longest user and database names, in bytes (PgBouncer's MAX_USERNAME and MAX_DBNAME; PostgreSQL cuts at 63).
+const NAME_LEN_MAX: usize = 127;
+
+/// A checked start-up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Startup {
+    /// Who logs in.
+    pub user: String,
+    /// Where to; the user's name if the client did not say.
+    pub database: String,
+    /// Values for tracked parameters.
+    pub parameters: ParameterSet,
+}
+
+/// Checks the parameters of a StartupMessage.
+///
+/// # Errors
+/// What the client is told: a missing user, a name that is too long, a parameter nobody may set here.
+pub fn check(parameters: &[(String, String)], tracked: &Tracked, ignored: &[String]) -> Result<Startup, Error> {
+    let is_ignored = |name: &str| ignored.iter().any(|ignored| ignored.eq_ignore_ascii_case(name));
+    let (mut user, mut database) = (None, None);
+    let mut values = ParameterSet::new(tracked);
+    for (name, value) in parameters {
+        match name.as_str() {
+            "user" => user = Some(value.clone()),
+            "database" => database = Some(value.clone()),
+            "replication" if is_off(value) => {}
+            "replication" => return Err(Error::ReplicationUnsupported),
+            name if is_ignored(name) || name.starts_with("_pq_.") => {}
+            "options" => {
+                for (name, value) in read_options(value)? {
+                    match tracked.position(&name) {
+                        Some(position) => values.set(position, &value),
+                        None if is_ignored(&name) => {}
+                        None => return Err(Error::UnsupportedOption(name)),
+                    }
+                }
+            }
+            name => match tracked.position(name) {
+                Some(position) => values.set(position, value),
+                None => return Err(Error::UnsupportedParameter(name.to_owned())),
+            },
+        }
+    }
+    let user = user.filter(|user| !user.is_empty()).ok_or(Error::NoUserName)?;
+    let database = database.filter(|database| !database.is_empty()).unwrap_or_else(|| user.clone());
+    if user.len() > NAME_LEN_MAX {
+        return Err(Error::UserNameTooLong);
+    }
+    if database.len() > NAME_LEN_MAX {
+        return Err(Error::DatabaseNameTooLong);
+    }
+    Ok(Startup { user, database, parameters: values })
+}
+
+/// PostgreSQL's spellings of false (parse_bool), for `replication`.
+fn is_off(value: &str) -> bool {
+    ["false", "off", "no", "0"].iter().any(|off| off.eq_ignore_ascii_case(value))
+}
+
+/// Reads `-c name=value` and `--name=value` switches; a backslash protects a space (manual, section 55.2.1 and
+/// `pg_split_opts`).
+fn read_options(text: &str) -> Result<Vec<(String, String)>, Error> {
+    let mut words = Vec::new();
+    let mut chars = text.chars().peekable();
+    loop {
+        while chars.next_if(|c| c.is_ascii_whitespace()).is_some() {}
+        if chars.peek().is_none() {
+            break;
+        }
+        let mut word = String::new();
+        while let Some(c) = chars.next_if(|c| !c.is_ascii_whitespace()) {
+            word.extend(if c == '\\' { chars.next() } else { Some(c) });
+        }
+        words.push(word);
+    }
+    let mut options = Vec::new();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        let setting = match word.strip_prefix("--") {
+            Some(setting) => setting.to_owned(),
+            None if word == "-c" => words.next().ok_or(Error::OptionsForm)?,
+            None => word.strip_prefix("-c").ok_or(Error::OptionsForm)?.to_owned(),
+        };
+        let (name, value) = setting.split_once('=').ok_or(Error::OptionsForm)?;
+        options.push((name.replace('-', "_"), value.to_owned()));
+    }
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn startup(pairs: &[(&str, &str)]) -> Result<Startup, Error> {
+        let parameters: Vec<_> = pairs.iter().map(|&(a, b)| (a.to_owned(), b.to_owned())).collect();
+        check(&parameters, &Tracked::new(["IntervalStyle"]), &["extra_float_digits".into(), "geqo".into()])
+    }
+
+    #[test]
+    fn names() {
+        let ok = startup(&[("user", "u"), ("database", "d")]).unwrap();
+        assert_eq!((ok.user.as_str(), ok.database.as_str()), ("u", "d"));
+        assert_eq!(startup(&[("user", "u")]).unwrap().database, "u");
+        assert_eq!(startup(&[("database", "d")]), Err(Error::NoUserName));
+        assert_eq!(startup(&[("user", "")]), Err(Error::NoUserName));
+        assert_eq!(startup(&[("user", &"u".repeat(128))]), Err(Error::UserNameTooLong));
+        assert_eq!(startup(&[("user", "u"), ("database", &"d".repeat(128))]), Err(Error::DatabaseNameTooLong));
+    }
+
+    #[test]
+    fn parameters() {
+        let check = |name: &str, value: &str, expected: Result<&[(usize, &str)], Error>| {
+            let got = startup(&[("user", "u"), (name, value)]);
+            match (got, expected) {
+                (Ok(startup), Ok(values)) => {
+                    for &(position, value) in values {
+                        assert_eq!(startup.parameters.value(position), Some(value));
+                    }
+                }
+                (got, expected) => assert_eq!(got.err(), expected.err(), "{name}={value}"),
+            }
+        };
+        check("TIMEZONE", "CET", Ok(&[(2, "CET")]));
+        check("application_name", "app", Ok(&[(4, "app")]));
+        check("intervalstyle", "iso_8601", Ok(&[(5, "iso_8601")]));
+        check("extra_float_digits", "3", Ok(&[]));
+        check("_pq_.anything", "3", Ok(&[]));
+        check("search_path", "x", Err(Error::UnsupportedParameter("search_path".into())));
+        check("replication", "false", Ok(&[]));
+        check("replication", "database", Err(Error::ReplicationUnsupported));
+        check("options", "-c timezone=CET --date-style=x", Err(Error::UnsupportedOption("date_style".into())));
+        check("options", " -c timezone=CET --DateStyle=ISO,\\ DMY -cgeqo=off ", Ok(&[(2, "CET"), (1, "ISO, DMY")]));
+        check("options", "-c statement_timeout=1", Err(Error::UnsupportedOption("statement_timeout".into())));
+        check("options", "-d 3", Err(Error::OptionsForm));
+        check("options", "-c", Err(Error::OptionsForm));
+        check("options", "--timezone", Err(Error::OptionsForm));
+    }
+}

@@ -1,0 +1,387 @@
+//! A connection to PostgreSQL, as far as bytes tell: login, replies owed, transaction status, parameters.
+//!
+//! No socket is here. The driver feeds what it read and does what the returned [`FromServer`] says.
+
+pub mod login;
+pub mod outstanding;
+
+use crate::error::Error;
+use crate::parameters::{ParameterSet, Tracked};
+use crate::wire::backend::{self, TransactionStatus, kind};
+use crate::wire::error_response::ErrorFields;
+use crate::wire::frame::{HEADER_LEN, Header, MESSAGE_LEN_MAX, Walker};
+use crate::wire::frontend::Request;
+use outstanding::Outstanding;
+
+/// Longest ParameterStatus, ReadyForQuery or idle-time error that is waited for as a whole, in bytes. PostgreSQL's own
+/// parameters are far shorter; a server that sends longer ones is closed rather than buffered.
+const WHOLE_MESSAGE_LEN_MAX: u32 = 16 * 1024;
+
+/// A server after login.
+#[derive(Debug)]
+pub struct Server {
+    walker: Walker,
+    outstanding: Outstanding,
+    status: TransactionStatus,
+    parameters: ParameterSet,
+    /// Set when the server must not be pooled again, whatever its status.
+    doomed: bool,
+}
+
+/// What to do with the bytes at the start of a server's buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FromServer {
+    /// Pass this many bytes to the client and keep the rest (an unfinished header or short message) for the next read.
+    Forward(usize),
+    /// Pass this many bytes to the client: they end with a ReadyForQuery. See [`Server::is_idle`] for what it means.
+    Ready(usize),
+}
+
+/// How the query that a driver sends by itself (parameters, reset) went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnQuery {
+    /// Keep the bytes from here on and read more.
+    More(usize),
+    /// Done, all replies swallowed; the bytes from here on are not part of it.
+    Done(usize),
+    /// Done, but the server reported this error.
+    Failed(usize, ErrorFields),
+}
+
+impl Server {
+    /// A server that has just sent its first ReadyForQuery.
+    pub fn new(parameters: ParameterSet) -> Self {
+        Self {
+            walker: Walker::default(),
+            outstanding: Outstanding::default(),
+            status: TransactionStatus::Idle,
+            parameters,
+            doomed: false,
+        }
+    }
+
+    /// The tracked parameters as last reported.
+    pub fn parameters(&self) -> &ParameterSet {
+        &self.parameters
+    }
+
+    /// Status of the last ReadyForQuery.
+    pub fn status(&self) -> TransactionStatus {
+        self.status
+    }
+
+    /// Invariant 3: true when the server owes no reply, is between messages, and is in no transaction.
+    pub fn is_idle(&self) -> bool {
+        self.status == TransactionStatus::Idle && self.outstanding.is_empty() && self.walker.at_border() && !self.doomed
+    }
+
+    /// True when the transaction is over but the server must be closed instead of pooled, because what it still owes
+    /// cannot be known.
+    pub fn is_spent(&self) -> bool {
+        self.status == TransactionStatus::Idle && (self.outstanding.is_unknown() || self.doomed)
+    }
+
+    /// True while a client must not send more requests because too many are unanswered.
+    pub fn is_full(&self) -> bool {
+        self.outstanding.is_full()
+    }
+
+    /// True when replies are owed.
+    pub fn owes(&self) -> bool {
+        !self.outstanding.is_empty()
+    }
+
+    /// Takes note that a request of the client goes to this server.
+    #[inline]
+    pub fn handle_request(&mut self, request: Request) {
+        self.outstanding.handle_request(request);
+    }
+
+    /// Walks bytes received while linked. `on_parameter` learns each tracked parameter that the server reports.
+    ///
+    /// # Errors
+    /// [`Error::ServerProtocol`]: message borders are lost, or a reply came that nothing asked for. The server must be
+    /// closed.
+    pub fn handle_bytes(
+        &mut self,
+        buf: &[u8],
+        tracked: &Tracked,
+        mut on_parameter: impl FnMut(usize, &str),
+    ) -> Result<FromServer, Error> {
+        let mut at = self.walker.pass(buf.len());
+        while let Some(header) = self.header(&buf[at..])? {
+            match header.kind {
+                kind::READY_FOR_QUERY => {
+                    let Some(body) = whole(header, &buf[at..])? else { break };
+                    self.ready(body)?;
+                    at += header.total();
+                    return Ok(FromServer::Ready(at));
+                }
+                kind::PARAMETER_STATUS => {
+                    let Some(body) = whole(header, &buf[at..])? else { break };
+                    if let Some((position, value)) = self.parameter(body, tracked)? {
+                        on_parameter(position, value);
+                    }
+                    at += header.total();
+                }
+                reply => {
+                    self.replied(reply)?;
+                    at += self.walker.enter(header, buf.len() - at);
+                }
+            }
+        }
+        Ok(FromServer::Forward(at))
+    }
+
+    /// Walks bytes received while nobody is linked; returns how many were used. Parameters are noted, notices and
+    /// notifications dropped.
+    ///
+    /// # Errors
+    /// [`Error::ServerRefused`] when the server says why it ends the connection, [`Error::ServerProtocol`] for anything
+    /// that belongs to a query: both close the server.
+    pub fn handle_idle_bytes(&mut self, buf: &[u8], tracked: &Tracked) -> Result<usize, Error> {
+        let mut at = self.walker.pass(buf.len());
+        while let Some(header) = self.header(&buf[at..])? {
+            match header.kind {
+                kind::PARAMETER_STATUS | kind::ERROR_RESPONSE => {
+                    let Some(body) = whole(header, &buf[at..])? else { break };
+                    if header.kind == kind::ERROR_RESPONSE {
+                        return Err(Error::ServerRefused(ErrorFields::read(body)));
+                    }
+                    self.parameter(body, tracked)?;
+                    at += header.total();
+                }
+                kind::NOTICE_RESPONSE | kind::NOTIFICATION_RESPONSE => {
+                    at += self.walker.enter(header, buf.len() - at);
+                }
+                other => {
+                    return Err(Error::ServerProtocol(format!("unexpected message 0x{other:02x} from an idle server").into()));
+                }
+            }
+        }
+        Ok(at)
+    }
+
+    /// Takes note of a simple query that the driver sends by itself; its replies go to [`Self::handle_own_reply`].
+    pub fn handle_own_query(&mut self) {
+        debug_assert!(self.is_idle());
+        self.outstanding.handle_request(Request::Query);
+    }
+
+    /// Walks the replies to the driver's own query, which reach no client.
+    ///
+    /// # Errors
+    /// As [`Self::handle_bytes`].
+    pub fn handle_own_reply(
+        &mut self,
+        buf: &[u8],
+        tracked: &Tracked,
+        failure: &mut Option<ErrorFields>,
+    ) -> Result<OwnQuery, Error> {
+        let mut at = self.walker.pass(buf.len());
+        while let Some(header) = self.header(&buf[at..])? {
+            let wanted = [kind::READY_FOR_QUERY, kind::PARAMETER_STATUS, kind::ERROR_RESPONSE];
+            if !wanted.contains(&header.kind) {
+                self.replied(header.kind)?;
+                at += self.walker.enter(header, buf.len() - at);
+                continue;
+            }
+            let Some(body) = whole(header, &buf[at..])? else { break };
+            at += header.total();
+            match header.kind {
+                kind::READY_FOR_QUERY => {
+                    self.ready(body)?;
+                    return Ok(match failure.take() {
+                        Some(fields) => OwnQuery::Failed(at, fields),
+                        None => OwnQuery::Done(at),
+                    });
+                }
+                kind::PARAMETER_STATUS => drop(self.parameter(body, tracked)?),
+                _ => {
+                    self.replied(header.kind)?;
+                    *failure = Some(ErrorFields::read(body));
+                }
+            }
+        }
+        Ok(OwnQuery::More(at))
+    }
+
+    fn header(&mut self, buf: &[u8]) -> Result<Option<Header>, Error> {
+        if !self.walker.at_border() {
+            return Ok(None);
+        }
+        Header::read(buf, MESSAGE_LEN_MAX).map_err(|bad| Error::ServerProtocol(bad.to_string().into()))
+    }
+
+    fn replied(&mut self, reply: u8) -> Result<(), Error> {
+        self.outstanding
+            .handle_reply(reply)
+            .map_err(|outstanding::Unexpected| Error::ServerProtocol("server sent a reply that nothing asked for".into()))
+    }
+
+    fn ready(&mut self, body: &[u8]) -> Result<(), Error> {
+        let [byte] = body else { return Err(Error::ServerProtocol("bad ReadyForQuery from server".into())) };
+        self.status = TransactionStatus::from_byte(*byte)
+            .ok_or_else(|| Error::ServerProtocol("bad transaction status from server".into()))?;
+        self.replied(kind::READY_FOR_QUERY)
+    }
+
+    fn parameter<'a>(&mut self, body: &'a [u8], tracked: &Tracked) -> Result<Option<(usize, &'a str)>, Error> {
+        let (name, value) = backend::read_parameter_status(body)
+            .ok_or_else(|| Error::ServerProtocol("bad ParameterStatus from server".into()))?;
+        Ok(tracked.position(name).map(|position| {
+            self.parameters.set(position, value);
+            (position, value)
+        }))
+    }
+
+    /// Never pool this server again.
+    pub fn doom(&mut self) {
+        self.doomed = true;
+    }
+}
+
+/// The body of the message at the start of `buf` if it is there as a whole.
+fn whole(header: Header, buf: &[u8]) -> Result<Option<&[u8]>, Error> {
+    if header.len > WHOLE_MESSAGE_LEN_MAX {
+        return Err(Error::ServerProtocol(format!("message 0x{:02x} of {} bytes from server", header.kind, header.len).into()));
+    }
+    Ok(buf.get(HEADER_LEN..header.total()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn new(tracked: &Tracked) -> Server {
+        Server::new(ParameterSet::new(tracked))
+    }
+
+    /// A stream of replies: two rows, a parameter, a notice, ReadyForQuery.
+    fn replies(status: u8) -> Vec<u8> {
+        let mut out = Vec::new();
+        backend::row_description(&mut out, [("a", backend::ColumnType::Text)].into_iter());
+        backend::data_row(&mut out, &[Some("x".repeat(30))]);
+        backend::parameter_status(&mut out, "timezone", "CET");
+        crate::wire::error_response::write(&mut out, crate::wire::error_response::Severity::Notice, "00000", "n");
+        backend::command_complete(&mut out, "SELECT 1");
+        backend::message(&mut out, kind::READY_FOR_QUERY, |out| out.push(status));
+        out
+    }
+
+    /// Feeds `stream` cut at `cuts`; returns what reached the client and where it was ready.
+    fn feed(server: &mut Server, stream: &[u8], cuts: &[usize]) -> (Vec<u8>, Vec<usize>) {
+        let tracked = Tracked::new([]);
+        let (mut client, mut ready, mut carry, mut from) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for &to in cuts.iter().chain([&stream.len()]) {
+            carry.extend_from_slice(&stream[from..to]);
+            from = to;
+            loop {
+                let (n, is_ready) = match server.handle_bytes(&carry, &tracked, |_, _| {}).unwrap() {
+                    FromServer::Forward(n) => (n, false),
+                    FromServer::Ready(n) => (n, true),
+                };
+                client.extend(carry.drain(..n));
+                if !is_ready {
+                    break;
+                }
+                ready.push(client.len());
+            }
+        }
+        assert!(carry.is_empty());
+        (client, ready)
+    }
+
+    proptest! {
+        #[test]
+        fn every_split_passes_the_same_bytes(cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12)) {
+            let tracked = Tracked::new([]);
+            let stream = [replies(b'T'), replies(b'I')].concat();
+            let mut cuts: Vec<usize> = cuts.iter().map(|i| i.index(stream.len() + 1)).collect();
+            cuts.sort_unstable();
+            let mut server = new(&tracked);
+            server.handle_request(Request::Query);
+            server.handle_request(Request::Query);
+            let (client, ready) = feed(&mut server, &stream, &cuts);
+            prop_assert_eq!(&client, &stream);
+            prop_assert_eq!(ready, vec![stream.len() / 2, stream.len()]);
+            prop_assert!(server.is_idle());
+            prop_assert_eq!(server.parameters().value(2), Some("CET"));
+        }
+    }
+
+    #[test]
+    fn idle_needs_status_and_no_replies_owed() {
+        let tracked = Tracked::new([]);
+        let mut server = new(&tracked);
+        assert!(server.is_idle());
+        server.handle_request(Request::Query);
+        server.handle_request(Request::Query);
+        feed(&mut server, &replies(b'I'), &[]);
+        assert!(!server.is_idle() && server.owes());
+        feed(&mut server, &replies(b'T'), &[]);
+        assert!(!server.is_idle() && !server.owes());
+        server.handle_request(Request::Query);
+        feed(&mut server, &replies(b'E'), &[]);
+        assert!(!server.is_idle());
+    }
+
+    #[test]
+    fn broken_servers() {
+        let tracked = Tracked::new([]);
+        let check = |bytes: &[u8]| {
+            let mut server = new(&tracked);
+            server.handle_request(Request::Query);
+            let result = server.handle_bytes(bytes, &tracked, |_, _| {});
+            assert!(matches!(result, Err(Error::ServerProtocol(_))), "{bytes:?}: {result:?}");
+        };
+        check(b"Z\0\0\0\x05X");
+        check(b"Z\0\0\0\x06II");
+        check(b"Z\0\0\0\x03");
+        check(b"S\0\0\0\x06ab");
+        check(b"S\0\xff\0\x06ab");
+        let mut server = new(&tracked);
+        assert!(server.handle_bytes(b"Z\0\0\0\x05I", &tracked, |_, _| {}).is_err());
+    }
+
+    #[test]
+    fn idle_bytes() {
+        let tracked = Tracked::new([]);
+        let mut server = new(&tracked);
+        let mut bytes = Vec::new();
+        backend::parameter_status(&mut bytes, "TimeZone", "CET");
+        bytes.extend(b"A\0\0\0\x0a\0\0\0\0\0\0N\0\0\0\x05\0");
+        assert_eq!(server.handle_idle_bytes(&bytes, &tracked), Ok(bytes.len()));
+        assert_eq!(server.parameters().value(2), Some("CET"));
+        assert!(server.handle_idle_bytes(b"D\0\0\0\x06\0\0", &tracked).is_err());
+        let mut bytes = Vec::new();
+        crate::wire::error_response::write(&mut bytes, crate::wire::error_response::Severity::Fatal, "57P01", "bye");
+        assert!(matches!(server.handle_idle_bytes(&bytes, &tracked), Err(Error::ServerRefused(f)) if f.sqlstate == "57P01"));
+    }
+
+    #[test]
+    fn own_queries_reach_no_client() {
+        let tracked = Tracked::new([]);
+        for (reply, failed) in [(b"C\0\0\0\x08SET\0".as_slice(), false), (b"E\0\0\0\x0dC22023\0\0\0", true)] {
+            let mut server = new(&tracked);
+            server.handle_own_query();
+            let mut bytes = reply.to_vec();
+            backend::parameter_status(&mut bytes, "TimeZone", "CET");
+            backend::ready_for_query(&mut bytes);
+            let mut failure = None;
+            for end in 0..bytes.len() {
+                let mut probe = new(&tracked);
+                probe.handle_own_query();
+                let used = probe.handle_own_reply(&bytes[..end], &tracked, &mut None).unwrap();
+                assert!(matches!(used, OwnQuery::More(n) if n <= end));
+            }
+            match server.handle_own_reply(&bytes, &tracked, &mut failure).unwrap() {
+                OwnQuery::Done(n) => assert!(!failed && n == bytes.len()),
+                OwnQuery::Failed(n, fields) => assert!(failed && n == bytes.len() && fields.sqlstate == "22023"),
+                OwnQuery::More(_) => panic!("not done"),
+            }
+            assert!(server.is_idle());
+        }
+    }
+}
