@@ -28,6 +28,7 @@ pub enum Error {
     UnknownPacket,
     FailedToParse,
     QueryDisallowed,
+    ConsoleExtendedQuery,
     UnencryptedAfterSsl,
     UnencryptedAfterGss,
     // The client's start-up parameters.
@@ -140,6 +141,9 @@ impl Error {
             Self::UnknownPacket => ("unknown pkt", Warning, "bad_packet"),
             Self::FailedToParse => ("failed to parse packet", Warning, "bad_packet"),
             Self::QueryDisallowed => ("PQexec disallowed", Warning, "disallowed"),
+            Self::ConsoleExtendedQuery => {
+                ("extended query protocol not supported by admin console", Warning, "disallowed")
+            }
             Self::UnencryptedAfterSsl => ("received unencrypted data after SSL request", Warning, "bad_packet"),
             Self::UnencryptedAfterGss => {
                 ("received unencrypted data after GSSAPI encryption request", Warning, "bad_packet")
@@ -158,18 +162,14 @@ impl Error {
             Self::EmptyPassword => ("empty password returned by client", Info, "authentication"),
             Self::PasswordFailed => ("password authentication failed", Info, "authentication"),
             Self::SaslFailed => ("SASL authentication failed", Info, "authentication"),
-            Self::SaslMechanism => {
-                ("client selected an invalid SASL authentication mechanism", Info, "authentication")
-            }
+            Self::SaslMechanism => ("client selected an invalid SASL authentication mechanism", Info, "authentication"),
             Self::TrustFailed => ("\"trust\" authentication failed", Info, "authentication"),
             Self::NoSuchDatabase(_) => ("no such database", Info, "no_such_database"),
             Self::DatabaseDisabled(_) => ("database is disabled", Info, "no_such_database"),
             Self::NotAllowed => ("not allowed", Info, "authentication"),
             Self::TooManyClients => ("no more connections allowed (max_client_conn)", Warning, "max_client_conn"),
             Self::ClientLoginTimeout => ("client_login_timeout", Info, "client_login_timeout"),
-            Self::ClientLoginTimeoutServerDown => {
-                ("client_login_timeout (server down)", Info, "client_login_timeout")
-            }
+            Self::ClientLoginTimeoutServerDown => ("client_login_timeout (server down)", Info, "client_login_timeout"),
             Self::QueryWaitTimeout => ("query_wait_timeout", Warning, "query_wait_timeout"),
             Self::ShuttingDown => ("pooler is shutting down", Info, "shutdown"),
             Self::ServerShuttingDown => ("server shutting down", Info, "shutdown"),
@@ -177,7 +177,9 @@ impl Error {
             Self::DatabaseRemoved => ("database removed", Info, "admin"),
             Self::DatabaseConfigChanged => ("database configuration changed", Info, "admin"),
             Self::ConfigError => ("bouncer config error", Warning, "config"),
-            Self::ReplicationUnsupported => ("replication connections are not supported yet", Info, "startup_parameter"),
+            Self::ReplicationUnsupported => {
+                ("replication connections are not supported yet", Info, "startup_parameter")
+            }
             Self::ServerLoginFailing(_) => ("server login has been failing", Info, "server_login"),
             Self::ServerRefused(_) => ("server refused the login", Warning, "server_login"),
             Self::ServerLogin(_) => ("server login failed", Warning, "server_login"),

@@ -154,7 +154,10 @@ mod tests {
         check(&[("timezone", "utc")], None);
         check(&[("client_encoding", "LATIN1")], None); // the server does not report it
         check(&[("TimeZone", "Asia/Tokyo")], Some("SET TimeZone='Asia/Tokyo';"));
-        check(&[("TimeZone", "a'b\\c"), ("DateStyle", "German")], Some("SET DateStyle='German';SET TimeZone=E'a''b\\\\c';"));
+        check(
+            &[("TimeZone", "a'b\\c"), ("DateStyle", "German")],
+            Some("SET DateStyle='German';SET TimeZone=E'a''b\\\\c';"),
+        );
         check(&[("search_path", "a, \"B\"")], Some("SET search_path=a, \"B\";"));
         check(&[("search_path", "")], Some("SET search_path='';"));
     }

@@ -27,9 +27,10 @@ use waiting::WaitingQueue;
 pub use waiting::{Purpose, Ticket, Waiting};
 
 /// When a client gives its server back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PoolMode {
     /// When it disconnects.
+    #[default]
     Session,
     /// When its transaction ends.
     Transaction,
@@ -56,10 +57,10 @@ pub struct PoolLimits {
     pub min_pool_size: u32,
     /// Servers beyond `pool_size` for clients that waited `reserve_pool_timeout`.
     pub reserve_pool_size: u32,
-    /// See `reserve_pool_size`.
-    pub reserve_pool_timeout: Duration,
-    /// Age at which an idle server is closed; `None`: never.
-    pub server_lifetime: Option<Duration>,
+    /// See `reserve_pool_size`; `None`: the reserve is not used.
+    pub reserve_pool_timeout: Option<Duration>,
+    /// Age at which a server nobody uses is closed; zero: after one use.
+    pub server_lifetime: Duration,
     /// Idle time after which a server is closed; `None`: never.
     pub server_idle_timeout: Option<Duration>,
     /// Pause between a failed login and the next.
@@ -164,6 +165,8 @@ pub struct ServerView {
     pub connected_at: Instant,
     /// Will be closed when released.
     pub close_needed: bool,
+    /// Cancel requests in flight to it.
+    pub cancels: u32,
 }
 
 /// The pool of one (database, user). `S` is a server, `W` reaches a waiting client.
@@ -347,11 +350,17 @@ impl<S, W> Pool<S, W> {
         entry.connected_at = now;
         entry.key = key;
         entry.state = State::Tested;
+        let close_needed = entry.close_needed;
         self.welcome = true;
         while let Some(waiting) = self.waiting.pop(Purpose::Login) {
             self.actions.push_back(Action::Grant(waiting.waiter, Grant::Welcome));
         }
-        self.handle_release(now, id, server);
+        // Not a release: a server that lives for one use has not had it yet.
+        if close_needed || self.paused {
+            self.close(id, server, if close_needed { Error::CloseNeeded } else { Error::PauseMode });
+        } else {
+            self.make_idle(now, id, server);
+        }
         self.check_launch(now);
     }
 
@@ -395,11 +404,9 @@ impl<S, W> Pool<S, W> {
         if self.paused || !wanted || logging_in || retry_later {
             return;
         }
-        let patient = self
-            .waiting
-            .oldest()
-            .is_none_or(|since| now.saturating_duration_since(since) < limits.reserve_pool_timeout);
-        let reserve = if patient { 0 } else { limits.reserve_pool_size };
+        let waited = self.waiting.oldest().map(|since| now.saturating_duration_since(since));
+        let patience_over = waited.zip(limits.reserve_pool_timeout).is_some_and(|(waited, limit)| waited >= limit);
+        let reserve = if patience_over { limits.reserve_pool_size } else { 0 };
         if total >= (limits.pool_size + reserve) as usize {
             return;
         }
@@ -465,8 +472,10 @@ impl<S, W> Pool<S, W> {
 
     /// Closes the longest idle server.
     pub fn evict(&mut self) -> bool {
-        let oldest =
-            self.entries().filter_map(|(id, entry)| Some((idle_since(entry)?, id.slot))).min_by_key(|(since, _)| *since);
+        let oldest = self
+            .entries()
+            .filter_map(|(id, entry)| Some((idle_since(entry)?, id.slot)))
+            .min_by_key(|(since, _)| *since);
         oldest.is_some_and(|(_, slot)| self.close_idle(slot as usize, Error::Evicted))
     }
 
@@ -513,6 +522,7 @@ impl<S, W> Pool<S, W> {
             },
             connected_at: entry.connected_at,
             close_needed: entry.close_needed,
+            cancels: entry.cancels,
         })
     }
 
@@ -643,7 +653,7 @@ impl<S, W> Pool<S, W> {
     /// True when the server is too old. Such servers are closed `server_lifetime / pool_size` apart, so that a pool
     /// opened at once does not end at once.
     fn is_lifetime_over(&self, now: Instant, id: ServerId) -> bool {
-        let Some(lifetime) = self.limits.server_lifetime else { return false };
+        let lifetime = self.limits.server_lifetime;
         let Some(entry) = self.slots.get(id.slot as usize).and_then(|slot| slot.entry.as_ref()) else { return false };
         let gap = lifetime / self.limits.pool_size.max(1);
         now.saturating_duration_since(entry.connected_at) >= lifetime

@@ -155,7 +155,9 @@ impl Server {
                     at += self.walker.enter(header, buf.len() - at);
                 }
                 other => {
-                    return Err(Error::ServerProtocol(format!("unexpected message 0x{other:02x} from an idle server").into()));
+                    return Err(Error::ServerProtocol(
+                        format!("unexpected message 0x{other:02x} from an idle server").into(),
+                    ));
                 }
             }
         }
@@ -214,9 +216,9 @@ impl Server {
     }
 
     fn replied(&mut self, reply: u8) -> Result<(), Error> {
-        self.outstanding
-            .handle_reply(reply)
-            .map_err(|outstanding::Unexpected| Error::ServerProtocol("server sent a reply that nothing asked for".into()))
+        self.outstanding.handle_reply(reply).map_err(|outstanding::Unexpected| {
+            Error::ServerProtocol("server sent a reply that nothing asked for".into())
+        })
     }
 
     fn ready(&mut self, body: &[u8]) -> Result<(), Error> {
@@ -244,7 +246,9 @@ impl Server {
 /// The body of the message at the start of `buf` if it is there as a whole.
 fn whole(header: Header, buf: &[u8]) -> Result<Option<&[u8]>, Error> {
     if header.len > WHOLE_MESSAGE_LEN_MAX {
-        return Err(Error::ServerProtocol(format!("message 0x{:02x} of {} bytes from server", header.kind, header.len).into()));
+        return Err(Error::ServerProtocol(
+            format!("message 0x{:02x} of {} bytes from server", header.kind, header.len).into(),
+        ));
     }
     Ok(buf.get(HEADER_LEN..header.total()))
 }
@@ -357,7 +361,9 @@ mod tests {
         assert!(server.handle_idle_bytes(b"D\0\0\0\x06\0\0", &tracked).is_err());
         let mut bytes = Vec::new();
         crate::wire::error_response::write(&mut bytes, crate::wire::error_response::Severity::Fatal, "57P01", "bye");
-        assert!(matches!(server.handle_idle_bytes(&bytes, &tracked), Err(Error::ServerRefused(f)) if f.sqlstate == "57P01"));
+        assert!(
+            matches!(server.handle_idle_bytes(&bytes, &tracked), Err(Error::ServerRefused(f)) if f.sqlstate == "57P01")
+        );
     }
 
     #[test]

@@ -131,12 +131,9 @@ impl Config {
     pub fn rows(&self) -> impl Iterator<Item = ConfigRow> {
         let mut settings: Vec<&'static Setting> = settings::all().collect();
         settings.sort_by_key(|setting| setting.name);
-        settings.into_iter().map(|setting| ConfigRow {
+        settings.into_iter().map(move |setting| ConfigRow {
             key: setting.name,
-            value: match setting.name {
-                "conffile" => Some(self.conffile.display().to_string()),
-                name => self.given.get(name).cloned().or_else(|| setting.shown_default()),
-            },
+            value: self.shown(setting),
             default: setting.default,
             changeable: setting.is_changeable(),
         })
@@ -168,16 +165,26 @@ impl Config {
         // Settings first, wherever their section stands: the other lines depend on some of them.
         let (settings, lines): (Vec<_>, Vec<_>) =
             entries.into_iter().partition(|entry| entry.section == Section::Pgbouncer);
+        if let Some(running) = running {
+            config.keep_fixed(running);
+        }
         for entry in &settings {
             config.add_setting(entry, running, &mut warnings)?;
-        }
-        if let Some(running) = running {
-            config.keep_unchangeable(running);
         }
         for entry in &lines {
             config.add_line(entry, &mut warnings)?;
         }
         Ok((config, warnings))
+    }
+
+    /// Takes the settings that only a start reads from the `running` configuration.
+    fn keep_fixed(&mut self, running: &Self) {
+        for setting in settings::all().filter(|setting| !setting.reloadable) {
+            if let Some(text) = running.given.get(setting.name) {
+                setting.apply(text, &mut self.settings).expect("the running configuration was checked");
+                self.given.insert(setting.name, text.clone());
+            }
+        }
     }
 
     fn add_setting(
@@ -189,31 +196,33 @@ impl Config {
         let Entry { place, key, value, .. } = entry;
         let setting =
             settings::find(key).ok_or_else(|| ConfigError::new(place.clone(), format!("unknown parameter: {key}")))?;
-        let shown = setting.apply(value, &mut self.settings).map_err(|reason| {
+        let kept = running.filter(|_| !setting.reloadable).map(|running| running.shown(setting).unwrap_or_default());
+        let mut unused = Settings::default();
+        let target = if kept.is_some() { &mut unused } else { &mut self.settings };
+        let shown = setting.apply(value, target).map_err(|reason| {
             ConfigError::new(place.clone(), format!("invalid value {value:?} for parameter {key}: {reason}"))
         })?;
         if !setting.kind.is_built() && setting.differs_from_default(&shown) {
             warnings.push(Warning::not_built(place.clone(), setting.name));
         }
-        let old = running.map(|running| running.given.get(setting.name).cloned().or_else(|| setting.shown_default()));
-        if !setting.reloadable && old.is_some_and(|old| old.unwrap_or_default() != shown) {
-            let message = format!("setting {key:?} cannot change while running: the old value stays");
-            warnings.push(Warning { place: place.clone(), message });
+        match kept {
+            None => {
+                self.given.insert(setting.name, shown);
+            }
+            Some(kept) if kept == shown => {}
+            Some(_) => {
+                let message = format!("setting {key:?} cannot change while running: the old value stays");
+                warnings.push(Warning { place: place.clone(), message });
+            }
         }
-        self.given.insert(setting.name, shown);
         Ok(())
     }
 
-    fn keep_unchangeable(&mut self, running: &Self) {
-        for setting in settings::all().filter(|setting| !setting.reloadable) {
-            self.given.remove(setting.name);
-            let text = running.given.get(setting.name);
-            if let Some(text) = text {
-                self.given.insert(setting.name, text.clone());
-            }
-            if let Some(text) = text.map(String::as_str).or(setting.default) {
-                setting.apply(text, &mut self.settings).expect("the running configuration was checked");
-            }
+    /// Value in force, as `SHOW CONFIG` shows it.
+    fn shown(&self, setting: &Setting) -> Option<String> {
+        match setting.name {
+            "conffile" => Some(self.conffile.display().to_string()),
+            name => self.given.get(name).cloned().or_else(|| setting.shown_default()),
         }
     }
 
@@ -341,3 +350,6 @@ impl fmt::Display for Warning {
         write!(f, "{}: {}", self.place, self.message)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -231,7 +231,10 @@ mod tests {
 
     fn startup_bytes(minor: u8) -> Vec<u8> {
         let mut out = Vec::new();
-        startup::startup_message(&mut out, [("user", "u"), ("_pq_.x", "1")][..1 + usize::from(minor > 0)].iter().copied());
+        startup::startup_message(
+            &mut out,
+            [("user", "u"), ("_pq_.x", "1")][..1 + usize::from(minor > 0)].iter().copied(),
+        );
         out[7] = minor;
         out
     }

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A counted limit.
-#[derive(Debug)]
+/// A counted limit; by default none.
+#[derive(Debug, Default)]
 pub struct Quota {
     /// 0: no limit.
     limit: AtomicU32,

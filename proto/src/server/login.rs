@@ -90,7 +90,8 @@ impl Login {
         let authenticated = matches!(self.state, State::Authenticated);
         let step = match header.kind {
             kind::AUTHENTICATION if !authenticated => {
-                let request = Authentication::read(body).ok_or_else(|| bad("bad authentication request from server"))?;
+                let request =
+                    Authentication::read(body).ok_or_else(|| bad("bad authentication request from server"))?;
                 self.handle_authentication(request)?
             }
             kind::ERROR_RESPONSE => return Err(Error::ServerRefused(ErrorFields::read(body))),
@@ -255,8 +256,10 @@ mod tests {
         let stored = ScramSecret::from_password("sesame", b"salt", NonZeroU32::new(2).unwrap());
         // What a client proved itself with.
         let client_key = {
-            let (server, client) =
-                (ServerExchange::new(stored.clone(), "s"), ClientExchange::new(Credential::Password("sesame".into()), "c"));
+            let (server, client) = (
+                ServerExchange::new(stored.clone(), "s"),
+                ClientExchange::new(Credential::Password("sesame".into()), "c"),
+            );
             let (first, server) = server.handle_client_first(&client.client_first()).unwrap();
             let (last, _) = client.handle_server_first(&first).unwrap();
             server.handle_client_final(&last).unwrap().1
@@ -288,7 +291,11 @@ mod tests {
         check(md5, &request(&Authentication::CleartextPassword), "server login failed: wrong password type");
         let none = ServerSecret::default;
         check(none(), &request(&Authentication::Md5Password([0; 4])), "server login failed: wrong password type");
-        check(none(), &request(&Authentication::Sasl(vec![b"SCRAM-SHA-256"])), "server login failed: wrong password type");
+        check(
+            none(),
+            &request(&Authentication::Sasl(vec![b"SCRAM-SHA-256"])),
+            "server login failed: wrong password type",
+        );
         check(
             none(),
             &request(&Authentication::Sasl(vec![b"OTHER"])),

@@ -36,17 +36,13 @@ enum Mode {
     #[default]
     Normal,
     /// The backend reads COPY data. `syncs` counts Syncs it ignores if the mode lasts.
-    CopyIn {
-        syncs: u32,
-    },
+    CopyIn { syncs: u32 },
     /// The backend skips everything up to a Sync that was not sent yet.
     SkipToSync,
     /// What the backend owes cannot be known: the server must never be given to another client. It serves this one to
     /// the end of its transaction and is closed then. `asked` is true between a request that asks for ReadyForQuery
     /// and the next ReadyForQuery: nothing more is sent meanwhile, since it could be lost with the server.
-    Unknown {
-        asked: bool,
-    },
+    Unknown { asked: bool },
 }
 
 /// A reply that cannot belong to any request: the server broke the protocol, or we lost track of it.

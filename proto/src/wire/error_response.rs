@@ -83,11 +83,7 @@ mod tests {
         assert_eq!(u32::from_be_bytes(out[1..5].try_into().unwrap()) as usize, out.len() - 1);
         assert_eq!(
             ErrorFields::read(&out[5..]),
-            ErrorFields {
-                severity: "FATAL".into(),
-                sqlstate: "08P01".into(),
-                message: "no such database: x".into()
-            }
+            ErrorFields { severity: "FATAL".into(), sqlstate: "08P01".into(), message: "no such database: x".into() }
         );
     }
 

@@ -120,11 +120,13 @@ fn read_parameters(body: &[u8]) -> Result<Vec<(String, String)>, BadStartup> {
 }
 
 /// Appends a StartupMessage of protocol 3.0.
-pub fn startup_message<'a>(out: &mut Vec<u8>, parameters: impl Iterator<Item = (&'a str, &'a str)>) {
+pub fn startup_message<'a, 'b>(out: &mut Vec<u8>, parameters: impl Iterator<Item = (&'a str, &'b str)>) {
     packet(out, 3 << 16, |out| {
-        for text in parameters.flat_map(|(name, value)| [name, value]) {
-            out.extend_from_slice(text.as_bytes());
-            out.push(0);
+        for (name, value) in parameters {
+            for text in [name, value] {
+                out.extend_from_slice(text.as_bytes());
+                out.push(0);
+            }
         }
         out.push(0);
     });

@@ -1,5 +1,7 @@
 //! Settings that are one word of a fixed list. Words compare without regard to case, as in PgBouncer.
 
+pub use tigger_proto::pool::PoolMode;
+
 /// A value written as one of a few words.
 pub trait Choice: Copy + PartialEq + 'static {
     /// Each value with its word, in the order of the manual.
@@ -20,18 +22,6 @@ pub trait Choice: Copy + PartialEq + 'static {
             format!("expected one of {}", words.join(", "))
         })
     }
-}
-
-/// When a server goes back to its pool (`pool_mode`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum PoolMode {
-    /// When the client disconnects.
-    #[default]
-    Session,
-    /// When the transaction ends.
-    Transaction,
-    /// When the query ends; transactions over several statements are refused.
-    Statement,
 }
 
 impl Choice for PoolMode {

@@ -82,6 +82,14 @@ impl Database {
         self.dbname.as_deref().unwrap_or(&self.name)
     }
 
+    /// True when a server connected under `other` could as well have been connected under this line.
+    pub fn reaches_same_server(&self, other: &Self) -> bool {
+        let key = |line: &Self| (line.host().clone(), line.port, line.server_dbname().to_owned(), line.user.clone());
+        key(self) == key(other)
+            && self.password == other.password
+            && self.startup_parameters().eq(other.startup_parameters())
+    }
+
     /// The host to connect to; of several hosts the first.
     pub fn host(&self) -> &Host {
         self.hosts.first().expect("a database always has a host")

@@ -79,21 +79,22 @@ impl Parser<'_> {
         if line.contains('\0') {
             return Err(ConfigError::new(place, "syntax error: NUL character"));
         }
-        if line.is_empty() || line.starts_with([';', '#']) {
-            return Ok(());
-        }
-        if let Some(rest) = line.strip_prefix('[') {
+        let mut line = line;
+        // What follows the bracket of a section is read like a line of its own, as PgBouncer does.
+        while let Some(rest) = line.strip_prefix('[') {
             let (name, rest) = rest.split_once(']').ok_or_else(|| {
                 ConfigError::new(place.clone(), "syntax error: \"]\" is missing after a section name")
             })?;
             self.enter(&place, name)?;
-            // What follows the bracket is read like a line of its own, as PgBouncer does.
-            return self.line(place, rest.trim(), depth);
+            line = rest.trim_start();
         }
-        if let Some(name) = line.strip_prefix("%include").filter(|rest| rest.starts_with([' ', '\t'])) {
-            return self.include(place, name.trim(), depth);
+        if line.is_empty() || line.starts_with([';', '#']) {
+            return Ok(());
         }
-        self.entry(place, line)
+        match line.strip_prefix("%include").filter(|rest| rest.starts_with(BLANK)) {
+            Some(name) => self.include(place, name.trim(), depth),
+            None => self.entry(place, line),
+        }
     }
 
     fn enter(&mut self, place: &Place, name: &str) -> Result<(), ConfigError> {
@@ -123,7 +124,7 @@ impl Parser<'_> {
         // The text is left out of the error: the line may hold a password.
         let (key, rest) = split.ok_or_else(|| ConfigError::new(place.clone(), "syntax error: expected key = value"))?;
         let value = rest
-            .trim_start_matches([' ', '\t'])
+            .trim_start_matches(BLANK)
             .strip_prefix('=')
             .ok_or_else(|| ConfigError::new(place.clone(), "syntax error: expected \"=\" after the key"))?;
         let Some(section) = self.section else {
@@ -158,3 +159,6 @@ fn quoted_key(line: &str) -> Option<(String, &str)> {
         }
     }
 }
+
+/// White space inside a line.
+const BLANK: [char; 2] = [' ', '\t'];

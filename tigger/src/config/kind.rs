@@ -66,7 +66,7 @@ impl<T> Kind<T> {
             }
             Self::Concealed(field) => {
                 store(field, target, (!text.is_empty()).then(|| Secret::new(text)));
-                CONCEALED.to_owned()
+                if text.is_empty() { String::new() } else { CONCEALED.to_owned() }
             }
             Self::File(field) => {
                 store(field, target, (!text.is_empty()).then(|| PathBuf::from(text)));
@@ -235,12 +235,8 @@ fn integer(text: &str) -> Result<i64, String> {
     i64::from_str_radix(digits, radix).map(|number| sign * number).map_err(|_| "expected a whole number".to_owned())
 }
 
-/// Limits a number to what PgBouncer's `int` holds.
 fn count(number: i64) -> Result<u32, String> {
-    u32::try_from(number)
-        .ok()
-        .filter(|count| *count <= COUNT_MAX)
-        .ok_or_else(|| format!("expected a number from 0 to {COUNT_MAX}"))
+    u32::try_from(number).map_err(|_| format!("expected a number from 0 to {}", u32::MAX))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -256,9 +252,6 @@ fn duration(seconds: f64) -> Result<Duration, String> {
     }
     Duration::try_from_secs_f64(seconds).map_err(|_| "expected a number of seconds from 0 on".to_owned())
 }
-
-/// Highest number, that of a signed 32-bit integer.
-const COUNT_MAX: u32 = i32::MAX as u32;
 
 /// Longest time, some 30 years: more could overflow when it is added to a point in time.
 const SECONDS_MAX: f64 = 1e9;

@@ -40,8 +40,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::new(
         "verbose",
         Kind::Count(Some(|s| &mut s.verbose)),
-        None,
-        "How much is logged: 0 (as if unset) is the normal log, each step up to 3 adds detail. The switch `-v` adds \
+        Some("0"),
+        "How much is logged: 0 is the normal log, each step up to 3 adds detail. The switch `-v` adds \
          to it.",
     ),
     Setting::new(

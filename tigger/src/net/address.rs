@@ -1,0 +1,47 @@
+//! Addresses of both ends of a connection, as the console and the log show them.
+
+use std::fmt;
+use std::net::IpAddr;
+
+/// One end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// An IPv4 or IPv6 address and port.
+    Tcp(IpAddr, u16),
+    /// A Unix socket, with the port number in its name.
+    Unix(u16),
+}
+
+impl Address {
+    /// Column `addr` of SHOW CLIENTS and SHOW SERVERS.
+    pub fn host(&self) -> String {
+        match self {
+            Self::Tcp(ip, _) => ip.to_string(),
+            Self::Unix(_) => "unix".into(),
+        }
+    }
+
+    /// Column `port`.
+    pub fn port(&self) -> u16 {
+        match *self {
+            Self::Tcp(_, port) | Self::Unix(port) => port,
+        }
+    }
+}
+
+impl From<std::net::SocketAddr> for Address {
+    fn from(address: std::net::SocketAddr) -> Self {
+        // A client of IPv4 that came to a socket of IPv6 is shown as what it is.
+        Self::Tcp(address.ip().to_canonical(), address.port())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(IpAddr::V6(ip), port) => write!(f, "[{ip}]:{port}"),
+            Self::Tcp(ip, port) => write!(f, "{ip}:{port}"),
+            Self::Unix(port) => write!(f, "unix:{port}"),
+        }
+    }
+}

@@ -1,0 +1,457 @@
+//! The pooler: configuration in force, databases, pools, clients, and what administrators do to all of them.
+
+pub mod cancel;
+pub mod clients;
+mod login;
+pub mod pool;
+pub mod server_conn;
+pub mod stats;
+pub mod users;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tigger_proto::auth::secret::Secret;
+use tigger_proto::client::ClientLimits;
+use tigger_proto::error::Error;
+use tigger_proto::parameters::Tracked;
+use tigger_proto::pool::quota::Quota;
+use tigger_proto::pool::{PoolLimits, PoolMode};
+use tigger_proto::server::login::ServerSecret;
+use tokio::sync::{Notify, watch};
+
+use crate::admin::Console;
+use crate::config::{AuthType, Config, ConfigError, Database, Warning};
+use crate::net::connect::TcpOptions;
+use clients::{ClientInfo, Clients};
+use pool::{Pool, PoolConfig};
+use stats::{Periods, Tally};
+use users::Users;
+
+/// How far the process is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Not at all.
+    Running,
+    /// No new clients; ends when every client has left.
+    WaitForClients,
+    /// No new clients, paused; ends when every server is released.
+    WaitForServers,
+    /// Ends now.
+    Stop,
+}
+
+impl Phase {
+    /// For the log.
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::WaitForClients => "waiting for clients to disconnect",
+            Self::WaitForServers => "waiting for servers to be released",
+            Self::Stop => "shutting down",
+        }
+    }
+}
+
+/// Everything that connections share.
+#[derive(Debug)]
+pub struct Pooler {
+    /// Names of the tracked parameters.
+    pub tracked: Arc<Tracked>,
+    /// All clients.
+    pub clients: Arc<Clients>,
+    /// State of the admin console.
+    pub console: Console,
+    /// The runtime on which servers are opened.
+    pub runtime: tokio::runtime::Handle,
+    /// Notified when a server was closed or a client left: what PAUSE and a graceful stop wait for.
+    pub changed: Notify,
+    phase: watch::Sender<Phase>,
+    config: ArcSwap<Config>,
+    users: ArcSwap<Users>,
+    mock_key: [u8; 32],
+    databases: Mutex<BTreeMap<Arc<str>, Arc<DatabaseState>>>,
+    user_quotas: Mutex<HashMap<Arc<str>, Arc<Quota>>>,
+    pools: RwLock<BTreeMap<(Arc<str>, Arc<str>), Arc<Pool>>>,
+    periods: Mutex<Periods>,
+}
+
+/// What holds for all pools of a database.
+#[derive(Debug, Default)]
+pub struct DatabaseState {
+    quota: Arc<Quota>,
+    paused: AtomicBool,
+}
+
+impl DatabaseState {
+    /// True after PAUSE or KILL.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Server connections of all its pools.
+    pub fn connections(&self) -> u32 {
+        self.quota.used()
+    }
+}
+
+impl Pooler {
+    /// A pooler for this configuration. Must be called on the runtime that will serve it.
+    ///
+    /// # Errors
+    /// `auth_file` cannot be read, or the system gives no random bytes.
+    pub fn new(config: Config) -> Result<Arc<Self>, String> {
+        let mock_key = crate::process::random().map_err(|error| error.to_string())?;
+        let (users, warnings) = Users::load(&config, mock_key).map_err(|error| error.to_string())?;
+        log_warnings(&warnings);
+        let extra = config.settings.track_extra_parameters.iter().map(String::as_str);
+        Ok(Arc::new(Self {
+            tracked: Arc::new(Tracked::new(extra)),
+            clients: Arc::default(),
+            console: Console::default(),
+            runtime: tokio::runtime::Handle::current(),
+            changed: Notify::new(),
+            phase: watch::Sender::new(Phase::Running),
+            config: ArcSwap::from_pointee(config),
+            users: ArcSwap::from_pointee(users),
+            mock_key,
+            databases: Mutex::default(),
+            user_quotas: Mutex::default(),
+            pools: RwLock::default(),
+            periods: Mutex::new(Periods::new(Instant::now())),
+        }))
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// The users in force.
+    pub fn users(&self) -> Arc<Users> {
+        self.users.load_full()
+    }
+
+    /// All pools, by name.
+    pub fn pools(&self) -> Vec<Arc<Pool>> {
+        self.pools.read().expect("nobody panics with this lock").values().cloned().collect()
+    }
+
+    /// Pools of one database, or all.
+    pub fn pools_of<'a>(&self, database: Option<&'a str>) -> impl Iterator<Item = Arc<Pool>> + use<'a> {
+        self.pools().into_iter().filter(move |pool| database.is_none_or(|name| *pool.database == *name))
+    }
+
+    /// The pool that serves `user` in `database`; makes it if it is the first time.
+    ///
+    /// # Errors
+    /// There is no such database; `auth_type=any` and the database forces no user.
+    pub fn pool(self: &Arc<Self>, database: &str, user: &str) -> Result<Arc<Pool>, Error> {
+        let config = self.config();
+        let line = config.database(database).ok_or_else(|| Error::NoSuchDatabase(database.to_owned()))?;
+        if line.user.is_none() && config.settings.auth_type == AuthType::Any {
+            tracing::warn!("auth_type=any requires a forced user for database {database:?}");
+            return Err(Error::ConfigError);
+        }
+        let key = (Arc::<str>::from(database), Arc::<str>::from(line.user.as_deref().unwrap_or(user)));
+        if let Some(pool) = self.pools.read().expect("nobody panics with this lock").get(&key) {
+            return Ok(Arc::clone(pool));
+        }
+        let mut pools = self.pools.write().expect("nobody panics with this lock");
+        // Another client may have made it meanwhile.
+        if let Some(pool) = pools.get(&key) {
+            return Ok(Arc::clone(pool));
+        }
+        if line.auto {
+            tracing::info!("registered new auto-database: {database}");
+        }
+        let state = self.database_state(&key.0);
+        let quotas = (Arc::clone(&state.quota), self.user_quota(&key.1));
+        self.set_quotas(&config, &line, &key.1, &quotas);
+        let secret = server_secret(&line, &self.users(), &key.1);
+        let pool_config = pool_config(&config, line, &key.1);
+        let pool = Arc::new(Pool::new(key.clone(), pool_config, quotas, secret, self));
+        if state.is_paused() {
+            pool.run(tigger_proto::pool::Pool::pause);
+        }
+        pools.insert(key, Arc::clone(&pool));
+        Ok(pool)
+    }
+
+    /// State of a database, made if it has none yet.
+    pub fn database_state(&self, name: &Arc<str>) -> Arc<DatabaseState> {
+        let mut databases = self.databases.lock().expect("nobody panics with this lock");
+        Arc::clone(databases.entry(Arc::clone(name)).or_default())
+    }
+
+    fn user_quota(&self, name: &Arc<str>) -> Arc<Quota> {
+        let mut quotas = self.user_quotas.lock().expect("nobody panics with this lock");
+        Arc::clone(quotas.entry(Arc::clone(name)).or_default())
+    }
+
+    fn set_quotas(&self, config: &Config, line: &Database, user: &str, quotas: &(Arc<Quota>, Arc<Quota>)) {
+        let settings = config.pool_settings(line, user);
+        quotas.0.set_limit(settings.max_db_connections.unwrap_or(0));
+        quotas.1.set_limit(settings.max_user_connections.unwrap_or(0));
+    }
+
+    // What administrators do.
+
+    /// Reads the configuration and `auth_file` again and puts them in force.
+    ///
+    /// # Errors
+    /// Something in the files is wrong; then nothing changes.
+    pub fn reload(self: &Arc<Self>) -> Result<(), ConfigError> {
+        let (config, mut warnings) = self.config().reload()?;
+        let (users, more) = Users::load(&config, self.mock_key)?;
+        warnings.extend(more);
+        log_warnings(&warnings);
+        self.users.store(Arc::new(users));
+        self.config.store(Arc::new(config));
+        let config = self.config();
+        for pool in self.pools() {
+            match config.database(&pool.database) {
+                Some(line) if line.user.as_ref().is_none_or(|user| **user == *pool.user) => {
+                    let quotas = (Arc::clone(&self.database_state(&pool.database).quota), self.user_quota(&pool.user));
+                    self.set_quotas(&config, &line, &pool.user, &quotas);
+                    let secret = server_secret(&line, &self.users(), &pool.user);
+                    pool.set_config(pool_config(&config, line, &pool.user), secret);
+                }
+                line => {
+                    let reason = if line.is_some() { Error::DatabaseConfigChanged } else { Error::DatabaseRemoved };
+                    self.remove_pool(&pool, &reason);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_pool(&self, pool: &Arc<Pool>, reason: &Error) {
+        let key = (Arc::clone(&pool.database), Arc::clone(&pool.user));
+        self.pools.write().expect("nobody panics with this lock").remove(&key);
+        self.end_clients(|info| info.pool().is_some_and(|its| Arc::ptr_eq(&its, pool)), reason);
+        pool.run(|core| {
+            core.pause();
+            core.reconnect(Instant::now(), reason);
+        });
+    }
+
+    /// PAUSE: no client of these pools is linked from now on; idle servers are closed.
+    pub fn pause(&self, database: Option<&str>) {
+        self.set_paused(database, true);
+        self.pools_of(database).for_each(|pool| pool.run(tigger_proto::pool::Pool::pause));
+    }
+
+    /// RESUME.
+    pub fn resume(&self, database: Option<&str>) {
+        self.set_paused(database, false);
+        self.pools_of(database).for_each(|pool| pool.run(|core| core.resume(Instant::now())));
+    }
+
+    fn set_paused(&self, database: Option<&str>, paused: bool) {
+        let names: Vec<Arc<str>> = match database {
+            Some(name) => vec![name.into()],
+            None => self.database_names().into_iter().map(Arc::from).collect(),
+        };
+        for name in names {
+            self.database_state(&name).paused.store(paused, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until no server of these pools is in use.
+    pub async fn released(&self, database: Option<&str>) {
+        self.until(|| self.pools_of(database).all(|pool| pool.run(|core| core.busy()) == 0)).await;
+    }
+
+    /// Waits until `done`, which only the events of `changed` can make true.
+    async fn until(&self, done: impl Fn() -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if done() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// RECONNECT: every server is replaced when it is released.
+    pub fn reconnect(&self, database: Option<&str>) {
+        self.pools_of(database).for_each(|pool| pool.run(|core| core.reconnect(Instant::now(), &Error::CloseNeeded)));
+    }
+
+    /// KILL: all clients and servers are disconnected at once; the database stays paused.
+    pub fn kill(&self, database: Option<&str>) {
+        self.pause(database);
+        let hit =
+            |info: &ClientInfo| info.pool().is_some_and(|pool| database.is_none_or(|name| *pool.database == *name));
+        self.end_clients(hit, &Error::AdminDisconnect);
+    }
+
+    fn end_clients(&self, hit: impl Fn(&ClientInfo) -> bool, reason: &Error) {
+        self.clients.all().iter().filter(|info| hit(info)).for_each(|info| info.end(reason.clone()));
+    }
+
+    /// Names of all databases: of the configuration, and automatic ones.
+    pub fn database_names(&self) -> Vec<String> {
+        let config = self.config();
+        let mut names: Vec<String> = config.databases.keys().cloned().collect();
+        names.extend(self.pools().iter().map(|pool| pool.database.to_string()));
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    // The end.
+
+    /// Goes on towards the end; never back.
+    pub fn shut_down(&self, phase: Phase) {
+        self.phase.send_if_modified(|now| {
+            let further = phase > *now;
+            *now = phase.max(*now);
+            further
+        });
+    }
+
+    /// How far the end is.
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Waits until the process may end, having done for it what each phase asks.
+    pub async fn ended(&self) {
+        let mut phase = self.phase.subscribe();
+        loop {
+            let now = *phase.borrow_and_update();
+            let done = async {
+                match now {
+                    Phase::Running => std::future::pending().await,
+                    Phase::WaitForClients => self.until(|| self.clients.is_empty()).await,
+                    Phase::WaitForServers => {
+                        self.pause(None);
+                        self.released(None).await;
+                    }
+                    Phase::Stop => {}
+                }
+            };
+            tokio::select! {
+                () = done => break,
+                _ = phase.changed() => {}
+            }
+        }
+        self.end_clients(|_| true, &Error::ServerShuttingDown);
+        // Clients are told; one that does not read does not hold up the end.
+        if tokio::time::timeout(LAST_WORDS, self.until(|| self.clients.is_empty())).await.is_err() {
+            tracing::info!("{} clients did not take their last message", self.clients.len());
+        }
+    }
+
+    /// Waits until new clients are no longer accepted.
+    pub async fn closing(&self) {
+        let mut phase = self.phase.subscribe();
+        // The sender lives as long as `self`.
+        if phase.wait_for(|phase| *phase > Phase::Running).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    // What time brings.
+
+    /// Ticks the pools and turns the periods of the statistics, for ever.
+    pub async fn run_janitor(&self) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut period_start = Instant::now();
+        loop {
+            tick.tick().await;
+            let now = Instant::now();
+            self.pools().iter().for_each(|pool| pool.run(|core| core.handle_tick(now)));
+            if now.duration_since(period_start) >= self.config().settings.stats_period {
+                period_start = now;
+                self.turn_period(now);
+            }
+        }
+    }
+
+    fn turn_period(&self, now: Instant) {
+        let all = self.periods.lock().expect("nobody panics with this lock").turn(now, &self.totals());
+        if self.config().settings.log_stats {
+            tracing::info!(
+                "stats: {} xacts/s, {} queries/s, in {} B/s, out {} B/s, xact {} us, query {} us, wait {} us",
+                all.xact_count,
+                all.query_count,
+                all.bytes_received,
+                all.bytes_sent,
+                all.xact_time,
+                all.query_time,
+                all.wait_time
+            );
+        }
+    }
+
+    /// Counters of each database.
+    pub fn totals(&self) -> BTreeMap<String, Tally> {
+        let mut totals: BTreeMap<String, Tally> = BTreeMap::new();
+        for pool in self.pools() {
+            let total = totals.entry(pool.database.to_string()).or_default();
+            *total = total.plus(&pool.counters.read());
+        }
+        totals
+    }
+
+    /// Averages of a database over the last period.
+    pub fn averages(&self, database: &str) -> Tally {
+        self.periods.lock().expect("nobody panics with this lock").averages(database)
+    }
+}
+
+/// How often pools look at the clock; PgBouncer does three times a second.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long clients may take to read why they are disconnected at the end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+fn log_warnings(warnings: &[Warning]) {
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+}
+
+fn server_secret(line: &Database, users: &Users, user: &str) -> ServerSecret {
+    let secret = match &line.password {
+        Some(password) => Some(Secret::parse(password.expose())),
+        None => users.secret(user).cloned(),
+    };
+    ServerSecret { secret, client_key: None }
+}
+
+fn pool_config(config: &Config, line: Arc<Database>, user: &str) -> PoolConfig {
+    let settings = &config.settings;
+    let pool = config.pool_settings(&line, user);
+    let resets = pool.pool_mode == PoolMode::Session || settings.server_reset_query_always;
+    PoolConfig {
+        database: line,
+        mode: pool.pool_mode,
+        limits: PoolLimits {
+            pool_size: pool.pool_size,
+            min_pool_size: pool.min_pool_size,
+            reserve_pool_size: pool.reserve_pool_size,
+            reserve_pool_timeout: pool.reserve_pool_timeout,
+            server_lifetime: pool.server_lifetime,
+            server_idle_timeout: settings.server_idle_timeout,
+            server_login_retry: settings.server_login_retry,
+        },
+        query_wait_timeout: pool.query_wait_timeout,
+        reset_query: settings.server_reset_query.clone().filter(|_| resets),
+        connect_timeout: settings.server_connect_timeout,
+        tcp: TcpOptions::new(settings),
+        client_limits: ClientLimits {
+            packet_len_max: settings.max_packet_size,
+            simple_query: !settings.disable_pqexec,
+        },
+        log_connections: settings.log_connections,
+        log_disconnections: settings.log_disconnections,
+    }
+}

@@ -1,0 +1,233 @@
+//! The registry of clients: whom the console lists, cancel requests look up, and administrators disconnect.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Context;
+
+use atomic_waker::AtomicWaker;
+use tigger_proto::cancel::CancelKey;
+use tigger_proto::error::Error;
+use tigger_proto::pool::ClientId;
+
+use super::pool::Pool;
+use crate::net::address::Address;
+
+/// What everybody may know about a client; its socket and its bytes belong to its task alone.
+#[derive(Debug)]
+pub struct ClientInfo {
+    /// Unique in this process.
+    pub id: ClientId,
+    /// What it shows to cancel its query.
+    pub key: CancelKey,
+    /// Its end of the connection.
+    pub remote: Address,
+    /// Our end.
+    pub local: Address,
+    /// Microseconds since 1970 when it was accepted.
+    pub connected_at: u64,
+    /// Microseconds since 1970 of its last request.
+    pub request_at: AtomicU64,
+    login: Mutex<Option<LoggedIn>>,
+    activity: AtomicU8,
+    /// Serial of the server it is linked to, 0 for none.
+    server: AtomicU64,
+    end: End,
+}
+
+/// Who a client is, from its login on.
+#[derive(Clone, Debug)]
+pub struct LoggedIn {
+    /// The name it logged in with.
+    pub user: Arc<str>,
+    /// Its pool; none for the admin console.
+    pub pool: Option<Arc<Pool>>,
+    /// Parameter `application_name`.
+    pub application_name: Arc<str>,
+}
+
+/// Column `state` of SHOW CLIENTS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// Linked, or idle: PgBouncer calls both active.
+    Active,
+    /// In the queue for a server.
+    Waiting,
+}
+
+#[derive(Debug, Default)]
+struct End {
+    asked: AtomicBool,
+    reason: Mutex<Option<Error>>,
+    waker: AtomicWaker,
+}
+
+impl ClientInfo {
+    /// A client that was just accepted.
+    pub fn new(id: ClientId, key: CancelKey, remote: Address, local: Address, now: u64) -> Self {
+        Self {
+            id,
+            key,
+            remote,
+            local,
+            connected_at: now,
+            request_at: AtomicU64::new(now),
+            login: Mutex::default(),
+            activity: AtomicU8::new(Activity::Active as u8),
+            server: AtomicU64::new(0),
+            end: End::default(),
+        }
+    }
+
+    /// Who it is; `None` before its login.
+    pub fn login(&self) -> Option<LoggedIn> {
+        self.login.lock().expect("nobody panics with this lock").clone()
+    }
+
+    /// Its pool, after its login to a database.
+    pub fn pool(&self) -> Option<Arc<Pool>> {
+        self.login()?.pool
+    }
+
+    /// It logged in, or its name changed.
+    pub fn set_login(&self, login: LoggedIn) {
+        *self.login.lock().expect("nobody panics with this lock") = Some(login);
+    }
+
+    /// It reported another `application_name`.
+    pub fn set_application_name(&self, name: &str) {
+        if let Some(login) = &mut *self.login.lock().expect("nobody panics with this lock") {
+            login.application_name = name.into();
+        }
+    }
+
+    /// Its state.
+    pub fn activity(&self) -> Activity {
+        if self.activity.load(Ordering::Relaxed) == Activity::Waiting as u8 {
+            Activity::Waiting
+        } else {
+            Activity::Active
+        }
+    }
+
+    /// Sets its state.
+    pub fn set_activity(&self, activity: Activity) {
+        self.activity.store(activity as u8, Ordering::Relaxed);
+    }
+
+    /// Serial of the server it is linked to; 0 for none.
+    pub fn server(&self) -> u64 {
+        self.server.load(Ordering::Relaxed)
+    }
+
+    /// It was linked (or, with 0, unlinked).
+    pub fn set_server(&self, serial: u64) {
+        self.server.store(serial, Ordering::Relaxed);
+    }
+
+    /// Disconnects it with this error, as soon as its task looks.
+    pub fn end(&self, reason: Error) {
+        self.end.reason.lock().expect("nobody panics with this lock").get_or_insert(reason);
+        self.end.asked.store(true, Ordering::Release);
+        self.end.waker.wake();
+    }
+
+    /// For the client's task: why it must end. Wakes the task when that changes.
+    pub fn poll_end(&self, cx: &Context<'_>) -> Option<Error> {
+        self.end.waker.register(cx.waker());
+        if !self.end.asked.load(Ordering::Acquire) {
+            return None;
+        }
+        self.end.reason.lock().expect("nobody panics with this lock").clone()
+    }
+}
+
+/// All clients, from accept to close.
+#[derive(Debug, Default)]
+pub struct Clients {
+    inner: Mutex<Registered>,
+    next: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Registered {
+    by_id: HashMap<ClientId, Arc<ClientInfo>>,
+    by_key: HashMap<CancelKey, ClientId>,
+}
+
+impl Clients {
+    /// A new name.
+    pub fn next_id(&self) -> ClientId {
+        ClientId(self.next.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// Enters a client; it leaves when the guard is dropped. `None` when another one has the same key (a new one must
+    /// be drawn).
+    pub fn enter(self: &Arc<Self>, info: ClientInfo) -> Option<Guard> {
+        let info = Arc::new(info);
+        let mut inner = self.inner.lock().expect("nobody panics with this lock");
+        if inner.by_key.contains_key(&info.key) {
+            return None;
+        }
+        inner.by_key.insert(info.key, info.id);
+        inner.by_id.insert(info.id, Arc::clone(&info));
+        Some(Guard { info, clients: Arc::clone(self) })
+    }
+
+    /// The client with this key.
+    pub fn by_key(&self, key: CancelKey) -> Option<Arc<ClientInfo>> {
+        let inner = self.inner.lock().expect("nobody panics with this lock");
+        inner.by_id.get(inner.by_key.get(&key)?).cloned()
+    }
+
+    /// All, in the order they came.
+    pub fn all(&self) -> Vec<Arc<ClientInfo>> {
+        let mut all: Vec<_> =
+            self.inner.lock().expect("nobody panics with this lock").by_id.values().cloned().collect();
+        all.sort_by_key(|info| info.id);
+        all
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.inner.lock().expect("nobody panics with this lock").by_id.len()
+    }
+
+    /// True without any.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A client's place in the registry.
+#[derive(Debug)]
+pub struct Guard {
+    /// The client.
+    pub info: Arc<ClientInfo>,
+    clients: Arc<Clients>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut inner = self.clients.inner.lock().expect("nobody panics with this lock");
+        inner.by_key.remove(&self.info.key);
+        inner.by_id.remove(&self.info.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_unique_and_leave_with_their_client() {
+        let clients = Arc::new(Clients::default());
+        let key = CancelKey([1; 8]);
+        let info = || ClientInfo::new(clients.next_id(), key, Address::Unix(1), Address::Unix(1), 0);
+        let guard = clients.enter(info()).unwrap();
+        assert!(clients.enter(info()).is_none());
+        assert_eq!(clients.by_key(key).unwrap().id, guard.info.id);
+        drop(guard);
+        assert!(clients.by_key(key).is_none() && clients.is_empty());
+    }
+}

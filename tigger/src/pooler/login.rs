@@ -1,0 +1,108 @@
+//! Opening a server: connect, log in, give it to its pool.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use tigger_proto::auth::scram;
+use tigger_proto::error::{Error, Level};
+use tigger_proto::pool::ServerId;
+use tigger_proto::server::Server;
+use tigger_proto::server::login::{Login, Step, Welcome};
+use tigger_proto::wire::startup;
+
+use super::pool::{Pool, PoolConfig};
+use super::server_conn::{ServerConn, ServerInfo};
+use crate::net::connect::{self, Connected};
+use crate::process::{self, unix_micros};
+
+/// Bytes read at once during a login.
+const READ_LEN: usize = 4096;
+
+/// Connects and logs in the server `id` of `pool`, and tells the pool how it went.
+pub(super) async fn connect(pool: &Arc<Pool>, id: ServerId) {
+    let config = pool.config();
+    let attempt = open(pool, &config, id);
+    let result = match config.connect_timeout {
+        Some(limit) => tokio::time::timeout(limit, attempt).await.unwrap_or(Err(Error::ConnectTimeout)),
+        None => attempt.await,
+    };
+    let now = Instant::now();
+    match result {
+        Ok((mut server, welcome, key)) => match server.settle(&pool.tracked) {
+            Ok(()) => {
+                pool.set_welcome(welcome);
+                pool.enter_server(id, Arc::clone(&server.info));
+                pool.run(|core| core.handle_connected(now, id, server, key));
+            }
+            Err(error) => fail(pool, id, &error),
+        },
+        Err(error) => fail(pool, id, &error),
+    }
+}
+
+fn fail(pool: &Arc<Pool>, id: ServerId, error: &Error) {
+    let (database, user) = (&pool.database, &pool.user);
+    let host = pool.config().database.host().clone();
+    match error.level() {
+        Level::Warning => tracing::warn!("S: {database}/{user}@{host} login failed: {error}"),
+        Level::Info => tracing::info!("S: {database}/{user}@{host} login failed: {error}"),
+    }
+    pool.run(|core| core.handle_connect_failed(Instant::now(), id, error));
+}
+
+type Opened = (Box<ServerConn>, Welcome, Box<[u8]>);
+
+async fn open(pool: &Arc<Pool>, config: &PoolConfig, id: ServerId) -> Result<Opened, Error> {
+    let database = &config.database;
+    let Connected { mut stream, remote, local } =
+        connect::connect(database.host(), database.port, &config.tcp).await.map_err(|error| {
+            let (name, user) = (&pool.database, &pool.user);
+            tracing::warn!("S: {name}/{user}@{}:{} connect failed: {error}", database.host(), database.port);
+            Error::ConnectFailed
+        })?;
+    let serial = process::next_serial();
+    if config.log_connections {
+        let (name, user) = (&pool.database, &pool.user);
+        tracing::info!("S-{serial:#x}: {name}/{user}@{remote} new connection to server (from {local})");
+    }
+    let mut message = Vec::new();
+    let names = [("user", &*pool.user), ("database", database.server_dbname())];
+    startup::startup_message(&mut message, names.into_iter().chain(database.startup_parameters()));
+    let lost = |_| Error::ServerLogin("server login failed: connection lost".into());
+    stream.write_all(&message).await.map_err(lost)?;
+
+    let mut login = Login::new(&pool.user, pool.secret(), &scram::nonce_from_bytes(&process::random()?));
+    let mut buffer = Vec::new();
+    loop {
+        let (used, step) = login.handle_bytes(&buffer, &pool.tracked)?;
+        buffer.drain(..used);
+        match step {
+            Step::Reply(bytes) => stream.write_all(&bytes).await.map_err(lost)?,
+            Step::More if used > 0 => {}
+            Step::More => {
+                if stream.read_more(&mut buffer, READ_LEN).await.map_err(lost)? == 0 {
+                    return Err(Error::ServerLogin("server login failed: server closed the connection".into()));
+                }
+            }
+            Step::Ready(welcome, key) => {
+                let info = Arc::new(ServerInfo {
+                    serial,
+                    remote,
+                    local,
+                    connected_at: unix_micros(),
+                    request_at: AtomicU64::new(unix_micros()),
+                    remote_pid: key.first_chunk().map_or(0, |pid| u32::from_be_bytes(*pid)),
+                    application_name: std::sync::Mutex::new("".into()),
+                });
+                let server = Server::new(welcome.tracked.clone());
+                let idle_waker = pool.idle_waker(id);
+                return Ok((
+                    Box::new(ServerConn { id, stream, server, unread: buffer, info, idle_waker }),
+                    welcome,
+                    key,
+                ));
+            }
+        }
+    }
+}

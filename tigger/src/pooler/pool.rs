@@ -1,0 +1,311 @@
+//! A pool with real servers: the sans-IO pool under a lock, and the one place that carries out its decisions.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+use std::task::Wake;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tigger_proto::client::ClientLimits;
+use tigger_proto::error::{Error, Level};
+use tigger_proto::parameters::Tracked;
+use tigger_proto::pool::quota::{Quota, Scope};
+use tigger_proto::pool::{Action, Grant, Pool as Core, PoolLimits, PoolMode, ServerId};
+use tigger_proto::server::login::{ServerSecret, Welcome};
+use tokio::sync::oneshot;
+
+use super::Pooler;
+use super::server_conn::{ServerConn, ServerInfo};
+use super::stats::Counters;
+use crate::config::Database;
+use crate::net::connect::TcpOptions;
+
+/// How a waiting client is told.
+pub type Waiter = oneshot::Sender<Grant<Box<ServerConn>>>;
+
+/// The bookkeeping of this pool.
+pub type PoolCore = Core<Box<ServerConn>, Waiter>;
+
+/// The pool of one (database, user).
+#[derive(Debug)]
+pub struct Pool {
+    /// Name of the database as clients know it.
+    pub database: Arc<str>,
+    /// The user that servers are logged in as.
+    pub user: Arc<str>,
+    /// Counters of its traffic.
+    pub counters: Counters,
+    /// Names of the tracked parameters.
+    pub tracked: Arc<Tracked>,
+    config: ArcSwap<PoolConfig>,
+    core: Mutex<PoolCore>,
+    welcome: Mutex<Option<Arc<Welcome>>>,
+    servers: Mutex<HashMap<ServerId, Arc<ServerInfo>>>,
+    secret: Mutex<ServerSecret>,
+    pooler: Weak<Pooler>,
+    runtime: tokio::runtime::Handle,
+}
+
+/// What the configuration says about a pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolConfig {
+    /// The database's line.
+    pub database: Arc<Database>,
+    /// When servers are released.
+    pub mode: PoolMode,
+    /// Sizes and times.
+    pub limits: PoolLimits,
+    /// Longest wait for a server.
+    pub query_wait_timeout: Option<Duration>,
+    /// SQL run at release, if this mode runs it.
+    pub reset_query: Option<String>,
+    /// Longest time to connect and log in.
+    pub connect_timeout: Option<Duration>,
+    /// Options of server sockets.
+    pub tcp: TcpOptions,
+    /// What clients may send.
+    pub client_limits: ClientLimits,
+    /// Log connects.
+    pub log_connections: bool,
+    /// Log disconnects.
+    pub log_disconnections: bool,
+}
+
+impl Pool {
+    /// A pool without servers.
+    pub fn new(
+        names: (Arc<str>, Arc<str>),
+        config: PoolConfig,
+        quotas: (Arc<Quota>, Arc<Quota>),
+        secret: ServerSecret,
+        pooler: &Arc<Pooler>,
+    ) -> Self {
+        Self {
+            database: names.0,
+            user: names.1,
+            counters: Counters::default(),
+            tracked: Arc::clone(&pooler.tracked),
+            core: Mutex::new(Core::new(config.limits, quotas.0, quotas.1)),
+            config: ArcSwap::from_pointee(config),
+            welcome: Mutex::default(),
+            servers: Mutex::default(),
+            secret: Mutex::new(secret),
+            pooler: Arc::downgrade(pooler),
+            runtime: pooler.runtime.clone(),
+        }
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<PoolConfig> {
+        self.config.load_full()
+    }
+
+    /// Puts a new configuration in force. Servers connected under another one are replaced.
+    pub fn set_config(self: &Arc<Self>, config: PoolConfig, secret: ServerSecret) {
+        let now = Instant::now();
+        let old = self.config.load_full();
+        let changed = !old.database.reaches_same_server(&config.database) || self.secret().secret != secret.secret;
+        if changed {
+            *self.secret.lock().expect("nobody panics with this lock") = secret;
+        }
+        let limits = config.limits;
+        self.config.store(Arc::new(config));
+        self.run(|core| {
+            core.set_limits(now, limits);
+            if changed {
+                core.reconnect(now, &Error::DatabaseConfigChanged);
+            }
+        });
+    }
+
+    /// With what servers are logged in to.
+    pub fn secret(&self) -> ServerSecret {
+        self.secret.lock().expect("nobody panics with this lock").clone()
+    }
+
+    /// A client proved itself with this key: with the same secret on both sides, it also opens servers.
+    pub fn set_client_key(&self, key: tigger_proto::auth::secret::Key) {
+        self.secret.lock().expect("nobody panics with this lock").client_key = Some(key);
+    }
+
+    /// What the first server of this pool said about itself.
+    pub fn welcome(&self) -> Option<Arc<Welcome>> {
+        self.welcome.lock().expect("nobody panics with this lock").clone()
+    }
+
+    /// A server logged in and said this.
+    pub fn set_welcome(&self, welcome: Welcome) {
+        *self.welcome.lock().expect("nobody panics with this lock") = Some(Arc::new(welcome));
+    }
+
+    /// What the console shows of a server.
+    pub fn server_info(&self, id: ServerId) -> Option<Arc<ServerInfo>> {
+        self.servers.lock().expect("nobody panics with this lock").get(&id).cloned()
+    }
+
+    /// Enters a server for the console.
+    pub fn enter_server(&self, id: ServerId, info: Arc<ServerInfo>) {
+        self.servers.lock().expect("nobody panics with this lock").insert(id, info);
+    }
+
+    /// Asks the bookkeeping and carries out what follows from it.
+    pub fn run<R>(self: &Arc<Self>, ask: impl FnOnce(&mut PoolCore) -> R) -> R {
+        let mut actions = Vec::new();
+        let result = {
+            let mut core = self.core.lock().expect("nobody panics with this lock");
+            let result = ask(&mut core);
+            while let Some(action) = core.poll_action() {
+                actions.push(action);
+            }
+            result
+        };
+        for action in actions {
+            self.act(action);
+        }
+        result
+    }
+
+    fn act(self: &Arc<Self>, action: Action<Box<ServerConn>, Waiter>) {
+        match action {
+            Action::Connect(id) => {
+                let pool = Arc::clone(self);
+                self.runtime.spawn(async move { super::login::connect(&pool, id).await });
+            }
+            Action::Close(id, server, reason) => {
+                self.log_close(&server.info, &reason);
+                self.forget(id, *server);
+            }
+            Action::Grant(waiter, grant) => {
+                // The client left while it was served: what it got goes back.
+                if let Err(Grant::Server(id, server)) = waiter.send(grant) {
+                    self.run(|core| core.handle_release(Instant::now(), id, server));
+                }
+            }
+            Action::Evict(scope) => self.make_room(scope),
+        }
+    }
+
+    /// Closes the longest idle server of the other pools that share a quota with this one.
+    fn make_room(self: &Arc<Self>, scope: Scope) {
+        let Some(pooler) = self.pooler.upgrade() else { return };
+        let shares = |other: &Arc<Self>| {
+            !Arc::ptr_eq(other, self)
+                && match scope {
+                    Scope::Database => other.database == self.database,
+                    Scope::User => other.user == self.user,
+                }
+        };
+        let oldest = pooler
+            .pools()
+            .into_iter()
+            .filter(shares)
+            .filter_map(|pool| Some((pool.run(|core| core.idle_since())?, pool)))
+            .min_by_key(|(since, _)| *since);
+        if let Some((_, other)) = oldest
+            && other.run(|core| core.evict())
+        {
+            self.run(|core| core.check_launch(Instant::now()));
+        }
+    }
+
+    /// A client is done with an idle server.
+    pub fn release(self: &Arc<Self>, mut server: Box<ServerConn>) {
+        let now = Instant::now();
+        if self.config.load().reset_query.is_some() {
+            return self.reset(server);
+        }
+        match server.settle(&self.tracked) {
+            Ok(()) => self.run(|core| core.handle_release(now, server.id, server)),
+            Err(reason) => self.close(server, &reason),
+        }
+    }
+
+    /// Runs the reset query before the server is released.
+    fn reset(self: &Arc<Self>, mut server: Box<ServerConn>) {
+        self.run(|core| core.begin_test(server.id));
+        let pool = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let sql = pool.config().reset_query.clone().unwrap_or_default();
+            let result = match server.run(&sql, &pool.tracked).await {
+                Ok(Ok(())) if server.server.is_idle() => server.settle(&pool.tracked),
+                Ok(Ok(())) => Err(Error::ServerProtocol("reset query left a transaction open".into())),
+                Ok(Err(fields)) => Err(Error::ServerProtocol(format!("reset query failed: {}", fields.message).into())),
+                Err(error) => Err(error),
+            };
+            match result {
+                Ok(()) => pool.run(|core| core.handle_release(Instant::now(), server.id, server)),
+                Err(reason) => pool.close(server, &reason),
+            }
+        });
+    }
+
+    /// Closes a server that is out of the pool, with a client or in its test.
+    pub fn close(self: &Arc<Self>, server: Box<ServerConn>, reason: &Error) {
+        self.log_close(&server.info, reason);
+        let id = server.id;
+        self.run(|core| core.handle_closed(Instant::now(), id));
+        self.forget(id, *server);
+    }
+
+    /// The bookkeeping has forgotten this server.
+    fn forget(&self, id: ServerId, server: ServerConn) {
+        self.servers.lock().expect("nobody panics with this lock").remove(&id);
+        server.close();
+        if let Some(pooler) = self.pooler.upgrade() {
+            pooler.changed.notify_waiters();
+        }
+    }
+
+    /// Bytes or a hang-up came from an idle server.
+    fn check_idle(self: &Arc<Self>, id: ServerId) {
+        if let Some(mut server) = self.run(|core| core.take_idle(id)) {
+            match server.settle(&self.tracked) {
+                Ok(()) => self.run(|core| core.handle_release(Instant::now(), id, server)),
+                Err(reason) => self.close(server, &reason),
+            }
+        }
+    }
+
+    /// A waker that has an idle server looked at.
+    pub fn idle_waker(self: &Arc<Self>, id: ServerId) -> std::task::Waker {
+        Arc::new(IdleWatch { pool: Arc::downgrade(self), id }).into()
+    }
+
+    fn log_close(&self, info: &ServerInfo, reason: &Error) {
+        let (database, user, remote) = (&self.database, &self.user, info.remote);
+        match reason.level() {
+            Level::Warning => tracing::warn!(
+                "S-{:#x}: {database}/{user}@{remote} closing because: {reason}{}",
+                info.serial,
+                age(info)
+            ),
+            Level::Info if self.config.load().log_disconnections => {
+                tracing::info!(
+                    "S-{:#x}: {database}/{user}@{remote} closing because: {reason}{}",
+                    info.serial,
+                    age(info)
+                );
+            }
+            Level::Info => {}
+        }
+    }
+}
+
+fn age(info: &ServerInfo) -> String {
+    format!(" (age={}s)", crate::process::unix_micros().saturating_sub(info.connected_at) / 1_000_000)
+}
+
+struct IdleWatch {
+    pool: Weak<Pool>,
+    id: ServerId,
+}
+
+impl Wake for IdleWatch {
+    fn wake(self: Arc<Self>) {
+        // The socket driver calls this: the work is done elsewhere.
+        if let Some(pool) = self.pool.upgrade() {
+            let id = self.id;
+            pool.runtime.clone().spawn(async move { pool.check_idle(id) });
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! A connection to a server: its socket, what the protocol knows of it, and what the console shows.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use tigger_proto::error::Error;
+use tigger_proto::parameters::Tracked;
+use tigger_proto::pool::ServerId;
+use tigger_proto::server::{OwnQuery, Server};
+use tigger_proto::wire::error_response::ErrorFields;
+use tigger_proto::wire::frontend;
+
+use crate::net::address::Address;
+use crate::net::stream::Stream;
+
+/// A server that is logged in. It moves: in the pool while idle, with its client's task while linked.
+#[derive(Debug)]
+pub struct ServerConn {
+    /// Its name in the pool.
+    pub id: ServerId,
+    /// The socket.
+    pub stream: Stream,
+    /// Protocol state.
+    pub server: Server,
+    /// Bytes read but not used yet: an unfinished header or short message.
+    pub unread: Vec<u8>,
+    /// What the console shows.
+    pub info: Arc<ServerInfo>,
+    /// Wakes whoever watches idle servers.
+    pub idle_waker: Waker,
+}
+
+/// What everybody may know about a server.
+#[derive(Debug)]
+pub struct ServerInfo {
+    /// Unique in this process.
+    pub serial: u64,
+    /// The server's end.
+    pub remote: Address,
+    /// Our end.
+    pub local: Address,
+    /// Microseconds since 1970 when it was connected.
+    pub connected_at: u64,
+    /// Microseconds since 1970 when it was last linked or released.
+    pub request_at: AtomicU64,
+    /// The process id it reported.
+    pub remote_pid: u32,
+    /// `application_name` as it has it now.
+    pub application_name: std::sync::Mutex<Arc<str>>,
+}
+
+impl ServerInfo {
+    /// Notes that it was used now.
+    pub fn touch(&self) {
+        self.request_at.store(crate::process::unix_micros(), Ordering::Relaxed);
+    }
+}
+
+/// Bytes read at once from a server that answers the proxy's own queries.
+const READ_LEN: usize = 4096;
+
+impl ServerConn {
+    /// Runs a simple query whose replies go to nobody.
+    ///
+    /// # Errors
+    /// The connection is lost or broken. An error that the server reports is in the inner result, and leaves the server
+    /// usable.
+    pub async fn run(&mut self, sql: &str, tracked: &Tracked) -> Result<Result<(), ErrorFields>, Error> {
+        let mut message = Vec::new();
+        frontend::query(&mut message, sql);
+        self.server.handle_own_query();
+        self.stream.write_all(&message).await.map_err(|_| Error::ServerCrashed)?;
+        let mut failure = None;
+        loop {
+            match self.server.handle_own_reply(&self.unread, tracked, &mut failure)? {
+                OwnQuery::More(used) => drop(self.unread.drain(..used)),
+                OwnQuery::Done(used) => {
+                    self.unread.drain(..used);
+                    return Ok(Ok(()));
+                }
+                OwnQuery::Failed(used, fields) => {
+                    self.unread.drain(..used);
+                    return Ok(Err(fields));
+                }
+            }
+            match self.stream.read_more(&mut self.unread, READ_LEN).await {
+                Ok(0) | Err(_) => return Err(Error::ServerCrashed),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Prepares an idle server for the pool: handles what it sent unasked, and has its watcher woken when more comes.
+    ///
+    /// # Errors
+    /// It must be closed instead.
+    pub fn settle(&mut self, tracked: &Tracked) -> Result<(), Error> {
+        loop {
+            let used = self.server.handle_idle_bytes(&self.unread, tracked)?;
+            self.unread.drain(..used);
+            if self.stream.poll_readable(&mut Context::from_waker(&self.idle_waker)) == Poll::Pending {
+                break;
+            }
+            let mut chunk = [0; READ_LEN];
+            match self.stream.try_read(&mut chunk) {
+                Ok(0) => return Err(Error::ServerCrashed),
+                Ok(n) => self.unread.extend_from_slice(&chunk[..n]),
+                // The readiness was old; asking cleared it, so that the next turn registers the watcher.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Err(Error::ServerCrashed),
+            }
+        }
+        self.unread.shrink_to(READ_LEN);
+        Ok(())
+    }
+
+    /// True when nothing has arrived since the server was settled; costs no system call.
+    pub fn is_quiet(&self) -> bool {
+        self.unread.is_empty() && self.stream.poll_readable(&mut Context::from_waker(&self.idle_waker)).is_pending()
+    }
+
+    /// Says goodbye, if the socket takes it at once, and closes the connection.
+    pub fn close(self) {
+        // The server sees the end of the stream anyway; Terminate only spares it a log line.
+        if self.stream.try_write(&frontend::TERMINATE).is_err() {
+            tracing::debug!("server {} was closed without Terminate", self.info.serial);
+        }
+    }
+}

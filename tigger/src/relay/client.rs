@@ -1,0 +1,316 @@
+//! A client after its login: idle, waiting, linked, in turns, until it leaves.
+//!
+//! ```text
+//! Idle --request--> (claim) --linked--> Linked --released--> Idle
+//!                      \--must wait--> Waiting --granted--/
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tigger_proto::client::{Client, FromClient};
+use tigger_proto::error::{Error, Level};
+use tigger_proto::pool::{Claim, Grant, Purpose};
+use tokio::sync::oneshot;
+
+use super::link::{Link, LinkEnd};
+use super::scratch::{CARRY_LEN_MAX, Pending, Scratch};
+use crate::net::stream::Stream;
+use crate::pooler::Pooler;
+use crate::pooler::clients::{Activity, Guard};
+use crate::pooler::pool::{Pool, PoolConfig};
+use crate::pooler::server_conn::ServerConn;
+use crate::process::unix_micros;
+
+/// A client that is logged in to a pool.
+pub(super) struct ClientConn {
+    pub(super) stream: Stream,
+    pub(super) client: Client,
+    pub(super) guard: Guard,
+    pub(super) pool: Arc<Pool>,
+    pub(super) pooler: Arc<Pooler>,
+    /// Bytes read but not used: an unfinished header, or requests that wait for a server.
+    pub(super) carry: Vec<u8>,
+    pub(super) to_client: Pending,
+}
+
+/// Why a client is disconnected, and whether it is told.
+#[derive(Debug)]
+pub(super) enum Farewell {
+    /// It left by itself.
+    Silent(Error),
+    /// It gets the error.
+    Told(Error),
+}
+
+/// How waiting for a server ended.
+enum Waited {
+    Granted(Box<ServerConn>),
+    Failed(Error),
+    /// The client did not wait for the answer, which may still come.
+    Gone(Farewell),
+}
+
+impl ClientConn {
+    /// Serves the client until one side ends it.
+    pub(super) async fn serve(mut self) {
+        let farewell = loop {
+            if let Err(farewell) = self.serve_one().await {
+                break farewell;
+            }
+        };
+        self.leave(farewell).await;
+    }
+
+    /// One turn: idle until a request comes, then linked until the server is released.
+    async fn serve_one(&mut self) -> Result<(), Farewell> {
+        self.idle().await?;
+        let config = self.pool.config();
+        let server = self.acquire(&config).await?;
+        let server = self.set_parameters(server).await?;
+        let mut link = Link::new(server, config.mode, config.client_limits, Instant::now());
+        let end = std::future::poll_fn(|cx| link.poll(self, cx)).await;
+        self.unlink(link, end)
+    }
+
+    /// Waits until a request needs a server; the request is then in `carry`.
+    async fn idle(&mut self) -> Result<(), Farewell> {
+        let limits = self.pool.config().client_limits;
+        loop {
+            match self.client.handle_bytes_unlinked(&self.carry, limits).map_err(Farewell::Told)? {
+                FromClient::NeedServer => return Ok(()),
+                FromClient::Terminate(_) => return Err(Farewell::Silent(Error::ClientClose)),
+                FromClient::Discard(n) if n < self.carry.len() => drop(self.carry.drain(..n)),
+                _ => self.carry = Vec::new(),
+            }
+            // What the last server said goes out before anything new is done for a client that does not read.
+            std::future::poll_fn(|cx| {
+                if let Some(reason) = self.guard.info.poll_end(cx) {
+                    return Poll::Ready(Err(Farewell::Told(reason)));
+                }
+                match self.to_client.poll_flush(&mut self.stream, cx) {
+                    Poll::Ready(Ok(())) => self.poll_more(cx),
+                    Poll::Ready(Err(_)) => Poll::Ready(Err(Farewell::Silent(Error::ClientUnexpectedEof))),
+                    Poll::Pending => Poll::Pending,
+                }
+            })
+            .await?;
+        }
+    }
+
+    /// Reads once into `carry`.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Farewell>> {
+        let mut scratch = Scratch::take();
+        match scratch.poll_fill(&mut self.stream, cx, &self.carry) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => Poll::Ready(Err(Farewell::Silent(Error::ClientUnexpectedEof))),
+            Poll::Ready(Some(len)) => {
+                self.pool.counters.add_received((len - self.carry.len()) as u64);
+                self.carry.clear();
+                self.carry.extend_from_slice(&scratch[..len]);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    /// Gets a server from the pool, at once or after waiting.
+    async fn acquire(&mut self, config: &PoolConfig) -> Result<Box<ServerConn>, Farewell> {
+        let info = Arc::clone(&self.guard.info);
+        let asked = Instant::now();
+        info.request_at.store(unix_micros(), Ordering::Relaxed);
+        loop {
+            let (claim, mut waiting) = self.pool.run(|core| match core.claim(asked, info.id) {
+                Claim::MustWait => {
+                    let (sender, receiver) = oneshot::channel();
+                    (None, Some((core.wait(asked, info.id, Purpose::Server, sender), receiver)))
+                }
+                claim => (Some(claim), None),
+            });
+            let server = match (claim, &mut waiting) {
+                (Some(Claim::Linked(_, server)), _) => server,
+                (Some(Claim::Failed(error)), _) => return Err(Farewell::Told(error)),
+                (_, Some((ticket, receiver))) => {
+                    info.set_activity(Activity::Waiting);
+                    let waited = self.wait(config, receiver).await;
+                    info.set_activity(Activity::Active);
+                    self.pool.counters.add_wait(asked.elapsed());
+                    match waited {
+                        Waited::Granted(server) => server,
+                        Waited::Failed(error) => return Err(Farewell::Told(error)),
+                        Waited::Gone(farewell) => {
+                            let left = self.pool.run(|core| core.leave(*ticket));
+                            // Granted in the same moment: it goes back.
+                            if !left && let Ok(Grant::Server(_, server)) = receiver.await {
+                                self.pool.release(server);
+                            }
+                            return Err(farewell);
+                        }
+                    }
+                }
+                (_, None) => unreachable!("a client that must wait has a place in the queue"),
+            };
+            if let Some(server) = self.check_alive(server) {
+                info.set_server(server.info.serial);
+                server.info.touch();
+                return Ok(server);
+            }
+        }
+    }
+
+    /// Waits for the grant, for `query_wait_timeout`, for the client to hang up, or for an administrator.
+    async fn wait(&mut self, config: &PoolConfig, receiver: &mut oneshot::Receiver<Grant<Box<ServerConn>>>) -> Waited {
+        let timeout = async {
+            match config.query_wait_timeout {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            granted = receiver => match granted {
+                Ok(Grant::Server(_, server)) => Waited::Granted(server),
+                Ok(Grant::Failed(error)) => Waited::Failed(error),
+                // The pool is gone.
+                Ok(Grant::Welcome) | Err(_) => Waited::Failed(Error::ServerShuttingDown),
+            },
+            farewell = std::future::poll_fn(|cx| self.poll_gone(cx)) => Waited::Gone(farewell),
+            () = timeout => Waited::Gone(Farewell::Told(Error::QueryWaitTimeout)),
+        }
+    }
+
+    /// Ready when a waiting client is gone. It may go on sending, up to a limit.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Farewell> {
+        if let Some(reason) = self.guard.info.poll_end(cx) {
+            return Poll::Ready(Farewell::Told(reason));
+        }
+        while self.carry.len() < CARRY_LEN_MAX / 2 {
+            match self.poll_more(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(farewell)) => return Poll::Ready(farewell),
+                Poll::Pending => break,
+            }
+        }
+        Poll::Pending
+    }
+
+    /// A server may have died in the pool a moment ago: then the next one is tried.
+    fn check_alive(&self, mut server: Box<ServerConn>) -> Option<Box<ServerConn>> {
+        if server.is_quiet() {
+            return Some(server);
+        }
+        match server.settle(&self.pool.tracked) {
+            Ok(()) => Some(server),
+            Err(reason) => {
+                self.pool.close(server, &reason);
+                None
+            }
+        }
+    }
+
+    /// Gives the server this client's values of the tracked parameters.
+    async fn set_parameters(&mut self, mut server: Box<ServerConn>) -> Result<Box<ServerConn>, Farewell> {
+        if self.client.parameters.served_by(server.server.parameters()) {
+            return Ok(server);
+        }
+        let tracked = &self.pool.tracked;
+        if let Some(sql) = self.client.parameters.set_query(server.server.parameters(), tracked) {
+            self.pool.run(|core| core.set_cancelable(server.id, false));
+            let failure = match server.run(&sql, tracked).await {
+                Ok(Ok(())) => None,
+                Ok(Err(fields)) => {
+                    tracing::info!("{}: server refused a parameter: {}", self.name(), fields.message);
+                    Some(Error::InvalidServerParameter)
+                }
+                Err(error) => Some(error),
+            };
+            if let Some(error) = failure {
+                self.guard.info.set_server(0);
+                self.pool.close(server, &error);
+                return Err(Farewell::Told(error));
+            }
+            self.pool.run(|core| core.set_cancelable(server.id, true));
+        }
+        // The server's spelling of the values counts, so that the next comparison finds them equal.
+        self.client.parameters = server.server.parameters().clone();
+        Ok(server)
+    }
+
+    /// The link ended: the server goes where it belongs.
+    fn unlink(&mut self, link: Link, end: LinkEnd) -> Result<(), Farewell> {
+        let Link { server, tally, .. } = link;
+        self.guard.info.set_server(0);
+        self.pool.counters.add(&tally);
+        server.info.touch();
+        if let LinkEnd::ServerFails(reason) = end {
+            self.pool.close(server, &reason);
+            return Err(Farewell::Told(reason));
+        }
+        if server.server.is_idle() {
+            self.pool.release(server);
+        } else {
+            let reason = match &end {
+                LinkEnd::ClientFails(error) => error.clone(),
+                LinkEnd::Released => Error::CloseNeeded,
+                _ => Error::ClientLeftServerBusy,
+            };
+            self.pool.close(server, &reason);
+        }
+        match end {
+            LinkEnd::Released => Ok(()),
+            LinkEnd::ClientLeft(reason) => Err(Farewell::Silent(reason)),
+            LinkEnd::ClientFails(reason) | LinkEnd::ServerFails(reason) => Err(Farewell::Told(reason)),
+        }
+    }
+
+    /// The last word to the client, and the log line.
+    async fn leave(mut self, farewell: Farewell) {
+        let name = self.name();
+        let log = self.pooler.config().settings.log_disconnections;
+        let reason = match farewell {
+            Farewell::Silent(reason) => reason,
+            Farewell::Told(reason) => {
+                let response = reason.response();
+                say_goodbye(&mut self.stream, &mut self.to_client, &response).await;
+                if self.pooler.config().settings.log_pooler_errors {
+                    tracing::warn!("{name} pooler error: {reason}");
+                }
+                reason
+            }
+        };
+        let age = unix_micros().saturating_sub(self.guard.info.connected_at) / 1_000_000;
+        match reason.level() {
+            Level::Warning => tracing::warn!("{name} closing because: {reason} (age={age}s)"),
+            Level::Info if log => tracing::info!("{name} closing because: {reason} (age={age}s)"),
+            Level::Info => {}
+        }
+        let pooler = Arc::clone(&self.pooler);
+        drop(self);
+        pooler.changed.notify_waiters();
+    }
+
+    fn name(&self) -> String {
+        let info = &self.guard.info;
+        format!("C-{:#x}: {}/{}@{}", info.id.0, self.pool.database, self.pool.user, info.remote)
+    }
+}
+
+/// Sends an error after what is pending, as far as the client takes it within a short time.
+pub(crate) async fn say_goodbye(stream: &mut Stream, pending: &mut Pending, response: &[u8]) {
+    let mut response = Some(response);
+    let all = std::future::poll_fn(|cx| {
+        if let Some(response) = response.take() {
+            pending.send(stream, cx, response)?;
+        }
+        pending.poll_flush(stream, cx)
+    });
+    match tokio::time::timeout(GOODBYE_TIME_MAX, all).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!("client did not take its error: {error}"),
+        Err(_) => tracing::debug!("client did not take its error in time"),
+    }
+}
+
+/// How long a client may take to accept its last message.
+const GOODBYE_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(1);

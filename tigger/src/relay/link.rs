@@ -1,0 +1,220 @@
+//! A linked pair: bytes move both ways until the server is released or something ends.
+
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tigger_proto::client::{ClientLimits, FromClient};
+use tigger_proto::error::Error;
+use tigger_proto::pool::PoolMode;
+use tigger_proto::server::FromServer;
+use tigger_proto::wire::backend::TransactionStatus;
+
+use super::client::ClientConn;
+use super::scratch::{Pending, Scratch};
+use crate::pooler::server_conn::ServerConn;
+use crate::pooler::stats::Tally;
+
+/// Why a link ends.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum LinkEnd {
+    /// The transaction is over.
+    Released,
+    /// The client said goodbye or hung up.
+    ClientLeft(Error),
+    /// The client is told this and disconnected.
+    ClientFails(Error),
+    /// The server failed: it is closed, the client is told this and disconnected.
+    ServerFails(Error),
+}
+
+/// The linked server and what travels to it.
+pub(super) struct Link {
+    pub(super) server: Box<ServerConn>,
+    to_server: Pending,
+    mode: PoolMode,
+    limits: ClientLimits,
+    /// The client's carry holds messages that were not walked yet, not only an unfinished header.
+    unwalked: bool,
+    xact_start: Instant,
+    query_start: Instant,
+    pub(super) tally: Tally,
+}
+
+impl Link {
+    /// Starts with what the client sent before it was linked.
+    pub(super) fn new(server: Box<ServerConn>, mode: PoolMode, limits: ClientLimits, now: Instant) -> Self {
+        Self {
+            server,
+            to_server: Pending::default(),
+            mode,
+            limits,
+            unwalked: true,
+            xact_start: now,
+            query_start: now,
+            tally: Tally { server_assignment_count: 1, ..Tally::default() },
+        }
+    }
+
+    /// Moves bytes as far as they go; ready when the link ends.
+    pub(super) fn poll(&mut self, client: &mut ClientConn, cx: &mut Context<'_>) -> Poll<LinkEnd> {
+        if let Some(reason) = client.guard.info.poll_end(cx) {
+            return Poll::Ready(LinkEnd::ClientFails(reason));
+        }
+        loop {
+            match self.poll_both(client, cx) {
+                Ok(true) if self.is_over(client) => return Poll::Ready(LinkEnd::Released),
+                Ok(true) => {}
+                Ok(false) => return Poll::Pending,
+                Err(end) => return Poll::Ready(end),
+            }
+        }
+    }
+
+    /// In transaction and statement mode, the server is given back as soon as it is idle (or spent) and the client has
+    /// no message half sent.
+    fn is_over(&self, client: &ClientConn) -> bool {
+        let server = &self.server.server;
+        self.mode != PoolMode::Session
+            && (server.is_spent() || server.is_idle() && client.client.at_border() && self.to_server.is_empty())
+    }
+
+    /// Each direction once; false when nothing moved and the sockets will wake the task.
+    fn poll_both(&mut self, client: &mut ClientConn, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
+        let mut moved = false;
+        match client.to_client.poll_flush(&mut client.stream, cx) {
+            // Nothing pending: more may be read.
+            Poll::Ready(Ok(())) => moved |= self.poll_server(client, cx)?,
+            Poll::Ready(Err(_)) => return Err(LinkEnd::ClientLeft(Error::ClientUnexpectedEof)),
+            Poll::Pending => {}
+        }
+        if moved && self.is_over(client) {
+            return Ok(true);
+        }
+        match self.to_server.poll_flush(&mut self.server.stream, cx) {
+            Poll::Ready(Ok(())) => moved |= self.poll_client(client, cx)?,
+            // What the server said before it closed the connection is worth more than this error: read on.
+            Poll::Ready(Err(_)) => self.to_server = Pending::default(),
+            Poll::Pending => {}
+        }
+        Ok(moved)
+    }
+
+    /// Server to client.
+    fn poll_server(&mut self, client: &mut ClientConn, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
+        let mut scratch = Scratch::take();
+        let ServerConn { stream, server, unread, info, .. } = &mut *self.server;
+        let len = match scratch.poll_fill(stream, cx, unread) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(None) => return Err(LinkEnd::ServerFails(Error::ServerCrashed)),
+            Poll::Ready(Some(len)) => len,
+        };
+        let ClientConn { client: peer, guard, pool, .. } = client;
+        let mut used = 0;
+        let (mut readies, mut ended_transaction) = (0, false);
+        let result = loop {
+            let reported = |position: usize, value: &str| {
+                peer.parameters.set(position, value);
+                if position == APPLICATION_NAME {
+                    guard.info.set_application_name(value);
+                    *info.application_name.lock().expect("nobody panics with this lock") = value.into();
+                }
+            };
+            match server.handle_bytes(&scratch[used..len], &pool.tracked, reported) {
+                Ok(FromServer::Forward(n)) => {
+                    used += n;
+                    break Ok(());
+                }
+                Ok(FromServer::Ready(n)) => {
+                    used += n;
+                    readies += 1;
+                    ended_transaction |= server.status() == TransactionStatus::Idle;
+                    if server.is_idle() && self.mode != PoolMode::Session {
+                        break Ok(());
+                    }
+                }
+                Err(error) => break Err(LinkEnd::ServerFails(error)),
+            }
+        };
+        unread.clear();
+        unread.extend_from_slice(&scratch[used..len]);
+        self.tally.bytes_sent += used as u64;
+        let sent = client.to_client.send(&mut client.stream, cx, &scratch[..used]);
+        result?;
+        sent.map_err(|_| LinkEnd::ClientLeft(Error::ClientUnexpectedEof))?;
+        if readies > 0 {
+            self.handle_ready(readies, ended_transaction)?;
+        }
+        Ok(true)
+    }
+
+    fn handle_ready(&mut self, readies: u64, ended_transaction: bool) -> Result<(), LinkEnd> {
+        let now = Instant::now();
+        self.tally.query_count += readies;
+        self.tally.query_time += now.duration_since(self.query_start).as_micros() as u64;
+        self.query_start = now;
+        if ended_transaction {
+            self.tally.xact_count += 1;
+            self.tally.xact_time += now.duration_since(self.xact_start).as_micros() as u64;
+            self.xact_start = now;
+        }
+        if self.mode == PoolMode::Statement && self.server.server.status() != TransactionStatus::Idle {
+            return Err(LinkEnd::ClientFails(Error::StatementPooling));
+        }
+        Ok(())
+    }
+
+    /// Client to server.
+    fn poll_client(&mut self, client: &mut ClientConn, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
+        if std::mem::take(&mut self.unwalked) && !client.carry.is_empty() {
+            let bytes = std::mem::take(&mut client.carry);
+            return self.handle_client_bytes(client, cx, &bytes);
+        }
+        if self.server.server.is_full() {
+            // Only replies can go on from here.
+            self.unwalked = true;
+            return Ok(false);
+        }
+        let mut scratch = Scratch::take();
+        let len = match scratch.poll_fill(&mut client.stream, cx, &client.carry) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(None) => return Err(LinkEnd::ClientLeft(Error::ClientUnexpectedEof)),
+            Poll::Ready(Some(len)) => len,
+        };
+        self.tally.bytes_received += (len - client.carry.len()) as u64;
+        self.handle_client_bytes(client, cx, &scratch[..len])
+    }
+
+    /// Passes on what may be passed on and keeps the rest as the client's carry; false when nothing moved.
+    fn handle_client_bytes(
+        &mut self,
+        client: &mut ClientConn,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Result<bool, LinkEnd> {
+        if !self.server.server.owes() {
+            self.query_start = Instant::now();
+        }
+        let result = client.client.handle_bytes(bytes, &mut self.server.server, self.limits);
+        let (used, left) = match result.map_err(LinkEnd::ClientFails)? {
+            FromClient::Forward(n) => (n, None),
+            FromClient::Full(n) => {
+                self.unwalked = true;
+                (n, None)
+            }
+            FromClient::Terminate(n) => (n, Some(Error::ClientClose)),
+            FromClient::Discard(_) | FromClient::NeedServer => unreachable!("a linked client has a server"),
+        };
+        if self.to_server.send(&mut self.server.stream, cx, &bytes[..used]).is_err() {
+            self.to_server = Pending::default();
+        }
+        client.carry.clear();
+        client.carry.extend_from_slice(&bytes[used..]);
+        match left {
+            Some(reason) => Err(LinkEnd::ClientLeft(reason)),
+            None => Ok(used > 0),
+        }
+    }
+}
+
+/// Position of `application_name` among the tracked parameters.
+const APPLICATION_NAME: usize = 4;

@@ -1,0 +1,323 @@
+//! Login of a client: from its first byte to its first ReadyForQuery, then on to the relay or the admin console.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tigger_proto::client::Client;
+use tigger_proto::client::login::{Login, Step};
+use tigger_proto::client::startup::{self, Startup};
+use tigger_proto::error::{Error, Level};
+use tigger_proto::parameters::{ParameterSet, Tracked};
+use tigger_proto::pool::{Grant, Purpose};
+use tigger_proto::server::login::Welcome;
+use tigger_proto::wire::backend::{self, Authentication};
+use tokio::sync::oneshot;
+
+use super::client::{ClientConn, say_goodbye};
+use super::scratch::Pending;
+use crate::admin;
+use crate::config::ADMIN_DATABASE;
+use crate::net::stream::Stream;
+use crate::pooler::clients::{Guard, LoggedIn};
+use crate::pooler::pool::Pool;
+use crate::pooler::stats::Tally;
+use crate::pooler::{Phase, Pooler, cancel};
+use crate::process;
+
+/// Bytes read at once; a start-up packet is rarely longer.
+const READ_LEN: usize = 1024;
+
+/// Serves a client from accept to close.
+pub(super) async fn serve(pooler: Arc<Pooler>, guard: Guard, stream: Stream) {
+    // Boxed, so that the memory of a login is not kept as long as the client.
+    let login = Box::pin(log_in(&pooler, guard, stream));
+    match login.await {
+        Outcome::Client(client) => client.serve().await,
+        Outcome::Console(session) => Box::pin(session.serve()).await,
+        Outcome::Over => {}
+    }
+    pooler.changed.notify_waiters();
+}
+
+enum Outcome {
+    Client(ClientConn),
+    Console(Box<admin::Session>),
+    /// A cancel request, or no login.
+    Over,
+}
+
+/// Where the client goes after its proof.
+enum Target {
+    Pool(Arc<Pool>, Startup),
+    Console(Box<admin::Access>, Startup),
+}
+
+async fn log_in(pooler: &Arc<Pooler>, guard: Guard, stream: Stream) -> Outcome {
+    let limit = pooler.config().settings.client_login_timeout;
+    let mut attempt = Attempt { pooler, guard, stream, carry: Vec::new(), server_down: false };
+    let result = match limit {
+        Some(limit) => match tokio::time::timeout(limit, attempt.run()).await {
+            Ok(result) => result,
+            Err(_) if attempt.server_down => Err(Error::ClientLoginTimeoutServerDown),
+            Err(_) => Err(Error::ClientLoginTimeout),
+        },
+        None => attempt.run().await,
+    };
+    match result {
+        Ok(Some(target)) => attempt.into_outcome(target),
+        Ok(None) => Outcome::Over,
+        Err(error) => {
+            attempt.refuse(&error).await;
+            Outcome::Over
+        }
+    }
+}
+
+struct Attempt<'a> {
+    pooler: &'a Arc<Pooler>,
+    guard: Guard,
+    stream: Stream,
+    carry: Vec<u8>,
+    /// The client is waiting for the pool's first server.
+    server_down: bool,
+}
+
+impl Attempt<'_> {
+    /// The whole login; `None` when the connection only carried a cancel request, or said goodbye.
+    async fn run(&mut self) -> Result<Option<Target>, Error> {
+        let mut login = Login::default();
+        let mut client_key = None;
+        let mut startup = None;
+        loop {
+            let (used, step) = login.handle_bytes(&self.carry)?;
+            self.carry.drain(..used);
+            let step = match step {
+                Step::Startup(reply, parameters) => {
+                    self.send(&reply).await?;
+                    let checked = self.check_startup(&parameters)?;
+                    let step = self.authenticate(&mut login, &checked)?;
+                    startup = Some(checked);
+                    step
+                }
+                step => step,
+            };
+            match step {
+                Step::More if self.read().await? => {}
+                Step::More => return Err(Error::ClientUnexpectedEof),
+                Step::Reply(bytes) => self.send(&bytes).await?,
+                Step::Cancel(key) => {
+                    cancel::cancel(self.pooler, &key).await;
+                    return Ok(None);
+                }
+                Step::Terminate => return Ok(None),
+                Step::AuthenticatedScram(bytes, key) => {
+                    self.send(&bytes).await?;
+                    client_key = Some(key);
+                    break;
+                }
+                Step::Authenticated => break,
+                Step::Startup(..) => unreachable!("handled above"),
+            }
+        }
+        let startup = startup.expect("nobody is authenticated before the start-up");
+        self.enter(startup, client_key).await.map(Some)
+    }
+
+    fn check_startup(&self, parameters: &[(String, String)]) -> Result<Startup, Error> {
+        let config = self.pooler.config();
+        startup::check(parameters, &self.pooler.tracked, &config.settings.ignore_startup_parameters)
+    }
+
+    fn authenticate(&self, login: &mut Login, startup: &Startup) -> Result<Step, Error> {
+        let config = self.pooler.config();
+        let is_console = startup.database == ADMIN_DATABASE;
+        if config.settings.log_connections {
+            let (id, remote) = (self.guard.info.id.0, self.guard.info.remote);
+            let (database, user) = (&startup.database, &startup.user);
+            tracing::info!(
+                "C-{id:#x}: {database}/{user}@{remote} login attempt: db={database} user={user} tls=no replication=no"
+            );
+        }
+        if self.pooler.phase() > Phase::Running && !is_console {
+            return Err(Error::ShuttingDown);
+        }
+        if !is_console && self.pooler.clients.len() > config.settings.max_client_conn as usize {
+            return Err(Error::TooManyClients);
+        }
+        let method = if is_console && admin::is_local_admin(&self.stream, &startup.user) {
+            tigger_proto::client::login::Method::Trust
+        } else {
+            self.pooler.users().method(config.settings.auth_type, &startup.user, &process::random()?)
+        };
+        login.authenticate(&startup.user, method)
+    }
+
+    /// After authentication: finds where the client goes, and welcomes it there.
+    async fn enter(
+        &mut self,
+        startup: Startup,
+        client_key: Option<tigger_proto::auth::secret::Key>,
+    ) -> Result<Target, Error> {
+        let info = Arc::clone(&self.guard.info);
+        let application_name = startup.parameters.value(4).unwrap_or_default().into();
+        let user: Arc<str> = startup.user.as_str().into();
+        if startup.database == ADMIN_DATABASE {
+            let access = admin::Access::of(self.pooler, &self.stream, &startup.user).ok_or(Error::NotAllowed)?;
+            info.set_login(LoggedIn { user, pool: None, application_name });
+            let greeting = self.greeting(&admin::login_parameters());
+            self.send(&greeting).await?;
+            return Ok(Target::Console(Box::new(access), startup));
+        }
+        let pool = self.pooler.pool(&startup.database, &startup.user)?;
+        if let Some(key) = client_key
+            && *pool.user == startup.user
+        {
+            pool.set_client_key(key);
+        }
+        let welcome = self.welcome(&pool).await?;
+        let mut startup = startup;
+        startup.parameters.fill_unset(&welcome.tracked);
+        let greeting = self.greeting(&client_parameters(&welcome, &startup.parameters, &pool.tracked));
+        self.send(&greeting).await?;
+        info.set_login(LoggedIn { user, pool: Some(Arc::clone(&pool)), application_name });
+        pool.counters.add(&Tally { client_login_count: 1, ..Tally::default() });
+        Ok(Target::Pool(pool, startup))
+    }
+
+    /// What the pool's servers say about themselves; waits for the first one.
+    async fn welcome(&mut self, pool: &Arc<Pool>) -> Result<Arc<Welcome>, Error> {
+        loop {
+            let now = Instant::now();
+            let id = self.guard.info.id;
+            let receiver = pool.run(|core| {
+                if core.is_welcoming() {
+                    return Ok(None);
+                }
+                if let Some(error) = core.failing() {
+                    core.check_launch(now);
+                    return Err(error);
+                }
+                let (sender, receiver) = oneshot::channel();
+                let ticket = core.wait(now, id, Purpose::Login, sender);
+                Ok(Some(Queued { pool: Arc::clone(pool), ticket, receiver }))
+            })?;
+            let Some(mut queued) = receiver else {
+                // The first server's words were noted before it entered the pool.
+                return pool.welcome().ok_or(Error::ConfigError);
+            };
+            self.server_down = true;
+            tokio::select! {
+                granted = &mut queued.receiver => match granted {
+                    Ok(Grant::Failed(error)) => return Err(error),
+                    Ok(_) => {}
+                    Err(_) => return Err(Error::ServerShuttingDown),
+                },
+                result = self.gone() => return Err(result),
+            }
+            self.server_down = false;
+        }
+    }
+
+    /// Ready when the client hung up, sent what it may not send yet, or is disconnected by an administrator.
+    async fn gone(&mut self) -> Error {
+        let Self { stream, guard, .. } = self;
+        std::future::poll_fn(|cx| {
+            if let Some(error) = guard.info.poll_end(cx) {
+                return std::task::Poll::Ready(error);
+            }
+            let mut byte = [0; 1];
+            stream.poll_read(cx, &mut byte).map(|result| match result {
+                Ok(1..) => Error::FailedToParse,
+                _ => Error::ClientUnexpectedEof,
+            })
+        })
+        .await
+    }
+
+    fn greeting(&self, parameters: &[(String, String)]) -> Vec<u8> {
+        let mut out = Vec::new();
+        backend::authentication(&mut out, &Authentication::Ok);
+        for (name, value) in parameters {
+            backend::parameter_status(&mut out, name, value);
+        }
+        backend::backend_key_data(&mut out, &self.guard.info.key.0);
+        backend::ready_for_query(&mut out);
+        out
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.stream.write_all(bytes).await.map_err(|_| Error::ClientUnexpectedEof)
+    }
+
+    /// Reads more; false at the end of the stream.
+    async fn read(&mut self) -> Result<bool, Error> {
+        let Self { stream, carry, guard, .. } = self;
+        let end = std::future::poll_fn(|cx| match guard.info.poll_end(cx) {
+            Some(error) => std::task::Poll::Ready(error),
+            None => std::task::Poll::Pending,
+        });
+        tokio::select! {
+            read = stream.read_more(carry, READ_LEN) => Ok(read.is_ok_and(|n| n > 0)),
+            error = end => Err(error),
+        }
+    }
+
+    async fn refuse(mut self, error: &Error) {
+        if !matches!(error, Error::ClientUnexpectedEof) {
+            say_goodbye(&mut self.stream, &mut Pending::default(), &error.response()).await;
+        }
+        let settings = &self.pooler.config().settings;
+        let (id, remote) = (self.guard.info.id.0, self.guard.info.remote);
+        match error.level() {
+            Level::Warning => tracing::warn!("C-{id:#x}: (nodb)/(nouser)@{remote} closing because: {error}"),
+            Level::Info if settings.log_disconnections => {
+                tracing::info!("C-{id:#x}: (nodb)/(nouser)@{remote} closing because: {error}");
+            }
+            Level::Info => {}
+        }
+    }
+
+    fn into_outcome(self, target: Target) -> Outcome {
+        let Self { guard, stream, carry, pooler, .. } = self;
+        let pooler = Arc::clone(pooler);
+        match target {
+            Target::Pool(pool, startup) => Outcome::Client(ClientConn {
+                stream,
+                client: Client::new(startup.parameters),
+                guard,
+                pool,
+                pooler,
+                carry,
+                to_client: Pending::default(),
+            }),
+            Target::Console(access, startup) => {
+                Outcome::Console(Box::new(admin::Session::new(pooler, guard, stream, carry, *access, startup.user)))
+            }
+        }
+    }
+}
+
+/// A place in the queue of a pool; it is left when dropped (the login timed out, the client hung up).
+struct Queued {
+    pool: Arc<Pool>,
+    ticket: tigger_proto::pool::Ticket,
+    receiver: oneshot::Receiver<Grant<Box<crate::pooler::server_conn::ServerConn>>>,
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.pool.run(|core| core.leave(self.ticket));
+    }
+}
+
+/// The server's parameters with the client's own values of those that are tracked.
+fn client_parameters(welcome: &Welcome, own: &ParameterSet, tracked: &Tracked) -> Vec<(String, String)> {
+    welcome
+        .parameters
+        .iter()
+        .map(|(name, value)| {
+            let value = tracked.position(name).and_then(|position| own.value(position)).unwrap_or(value);
+            (name.clone(), value.to_owned())
+        })
+        .collect()
+}
