@@ -144,7 +144,7 @@ impl Proxy {
         Psql::new(self.conninfo()).text(query)
     }
 
-    /// Runs a command on the admin console, over the Unix socket if there is one: see [`Psql::table`].
+    /// Runs a command on the admin console as `postgres`: see [`Psql::table`].
     pub fn admin(&self, query: &str) -> Result<Table> {
         Psql::new(self.conninfo().dbname("pgbouncer")).table(query)
     }
@@ -166,7 +166,8 @@ fn start_in(directory: &Path, command: &mut Command) -> Result<Daemon> {
     let log = directory.join("proxy.log");
     drop(fs::remove_file(&log)); // Of an attempt on a port that was taken.
     command.current_dir(directory).arg(options::INI);
-    Daemon::spawn(command, directory, &log, Signal::SIGTERM)
+    // At once for every version: SIGTERM waits for clients since PgBouncer 1.23, and where SIGQUIT is not handled it kills.
+    Daemon::spawn(command, directory, &log, Signal::SIGQUIT)
 }
 
 const PORT_ATTEMPTS: u32 = 10;

@@ -185,8 +185,7 @@ impl Session {
 
     async fn read(&mut self) -> Result<(), Error> {
         let Self { stream, unread, guard, .. } = self;
-        let end =
-            std::future::poll_fn(|cx| guard.info.poll_end(cx).map_or(std::task::Poll::Pending, std::task::Poll::Ready));
+        let end = std::future::poll_fn(|cx| guard.info.poll_end(cx));
         tokio::select! {
             read = stream.read_more(unread, READ_LEN) => match read {
                 Ok(1..) => Ok(()),
@@ -200,8 +199,7 @@ impl Session {
 /// Ready when the client hung up or is disconnected. It may send its next commands meanwhile, up to a limit.
 async fn gone(stream: &mut Stream, unread: &mut Vec<u8>, guard: &Guard) -> Error {
     loop {
-        let end =
-            std::future::poll_fn(|cx| guard.info.poll_end(cx).map_or(std::task::Poll::Pending, std::task::Poll::Ready));
+        let end = std::future::poll_fn(|cx| guard.info.poll_end(cx));
         let full = unread.len() > COMMAND_LEN_MAX as usize;
         tokio::select! {
             error = end => return error,

@@ -2,6 +2,7 @@
 
 pub mod cancel;
 pub mod clients;
+mod idle_watch;
 mod login;
 pub mod pool;
 pub mod server_conn;
@@ -27,7 +28,7 @@ use crate::admin::Console;
 use crate::config::{AuthType, Config, ConfigError, Database, Warning};
 use crate::net::connect::TcpOptions;
 use clients::{ClientInfo, Clients};
-use pool::{Pool, PoolConfig};
+use pool::{LinkRules, Pool, PoolConfig, PoolName};
 use stats::{Periods, Tally};
 use users::Users;
 
@@ -75,7 +76,7 @@ pub struct Pooler {
     mock_key: [u8; 32],
     databases: Mutex<BTreeMap<Arc<str>, Arc<DatabaseState>>>,
     user_quotas: Mutex<HashMap<Arc<str>, Arc<Quota>>>,
-    pools: RwLock<BTreeMap<(Arc<str>, Arc<str>), Arc<Pool>>>,
+    pools: RwLock<BTreeMap<PoolName, Arc<Pool>>>,
     periods: Mutex<Periods>,
 }
 
@@ -156,28 +157,28 @@ impl Pooler {
             tracing::warn!("auth_type=any requires a forced user for database {database:?}");
             return Err(Error::ConfigError);
         }
-        let key = (Arc::<str>::from(database), Arc::<str>::from(line.user.as_deref().unwrap_or(user)));
-        if let Some(pool) = self.pools.read().expect("nobody panics with this lock").get(&key) {
+        let name = PoolName { database: database.into(), user: line.user.as_deref().unwrap_or(user).into() };
+        if let Some(pool) = self.pools.read().expect("nobody panics with this lock").get(&name) {
             return Ok(Arc::clone(pool));
         }
         let mut pools = self.pools.write().expect("nobody panics with this lock");
         // Another client may have made it meanwhile.
-        if let Some(pool) = pools.get(&key) {
+        if let Some(pool) = pools.get(&name) {
             return Ok(Arc::clone(pool));
         }
         if line.auto {
             tracing::info!("registered new auto-database: {database}");
         }
-        let state = self.database_state(&key.0);
-        let quotas = (Arc::clone(&state.quota), self.user_quota(&key.1));
-        self.set_quotas(&config, &line, &key.1, &quotas);
-        let secret = server_secret(&line, &self.users(), &key.1);
-        let pool_config = pool_config(&config, line, &key.1);
-        let pool = Arc::new(Pool::new(key.clone(), pool_config, quotas, secret, self));
+        let state = self.database_state(&name.database);
+        let quotas = (Arc::clone(&state.quota), self.user_quota(&name.user));
+        self.set_quotas(&config, &line, &name.user, &quotas);
+        let secret = server_secret(&line, &self.users(), &name.user);
+        let pool_config = pool_config(&config, line, &name.user);
+        let pool = Arc::new(Pool::new(name.clone(), pool_config, quotas, secret, self));
         if state.is_paused() {
             pool.run(tigger_proto::pool::Pool::pause);
         }
-        pools.insert(key, Arc::clone(&pool));
+        pools.insert(name, Arc::clone(&pool));
         Ok(pool)
     }
 
@@ -230,8 +231,8 @@ impl Pooler {
     }
 
     fn remove_pool(&self, pool: &Arc<Pool>, reason: &Error) {
-        let key = (Arc::clone(&pool.database), Arc::clone(&pool.user));
-        self.pools.write().expect("nobody panics with this lock").remove(&key);
+        let name = PoolName { database: Arc::clone(&pool.database), user: Arc::clone(&pool.user) };
+        self.pools.write().expect("nobody panics with this lock").remove(&name);
         self.end_clients(|info| info.pool().is_some_and(|its| Arc::ptr_eq(&its, pool)), reason);
         pool.run(|core| {
             core.pause();
@@ -433,7 +434,11 @@ fn pool_config(config: &Config, line: Arc<Database>, user: &str) -> PoolConfig {
     let resets = pool.pool_mode == PoolMode::Session || settings.server_reset_query_always;
     PoolConfig {
         database: line,
-        mode: pool.pool_mode,
+        link: LinkRules {
+            mode: pool.pool_mode,
+            limits: ClientLimits { packet_len_max: settings.max_packet_size, simple_query: !settings.disable_pqexec },
+            query_wait_timeout: pool.query_wait_timeout,
+        },
         limits: PoolLimits {
             pool_size: pool.pool_size,
             min_pool_size: pool.min_pool_size,
@@ -443,14 +448,9 @@ fn pool_config(config: &Config, line: Arc<Database>, user: &str) -> PoolConfig {
             server_idle_timeout: settings.server_idle_timeout,
             server_login_retry: settings.server_login_retry,
         },
-        query_wait_timeout: pool.query_wait_timeout,
         reset_query: settings.server_reset_query.clone().filter(|_| resets),
         connect_timeout: settings.server_connect_timeout,
         tcp: TcpOptions::new(settings),
-        client_limits: ClientLimits {
-            packet_len_max: settings.max_packet_size,
-            simple_query: !settings.disable_pqexec,
-        },
         log_connections: settings.log_connections,
         log_disconnections: settings.log_disconnections,
     }

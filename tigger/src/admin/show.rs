@@ -227,7 +227,7 @@ fn pool_row(pool: &Arc<Pool>, clients: &[Arc<ClientInfo>]) -> Row {
         count(|state| *state == ServerState::Login),
         maxwait.as_secs(),
         maxwait.subsec_micros(),
-        pool.config().mode,
+        pool.link_rules().mode,
         "",
     ];
     row[16] = None;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use atomic_waker::AtomicWaker;
 use tigger_proto::cancel::CancelKey;
@@ -133,8 +133,13 @@ impl ClientInfo {
     }
 
     /// For the client's task: why it must end. Wakes the task when that changes.
-    pub fn poll_end(&self, cx: &Context<'_>) -> Option<Error> {
+    pub fn poll_end(&self, cx: &Context<'_>) -> Poll<Error> {
         self.end.waker.register(cx.waker());
+        self.ended().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// The same without the waker: for a task that has called [`Self::poll_end`] before, since a task's waker stays.
+    pub fn ended(&self) -> Option<Error> {
         if !self.end.asked.load(Ordering::Acquire) {
             return None;
         }

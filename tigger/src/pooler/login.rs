@@ -11,6 +11,7 @@ use tigger_proto::server::Server;
 use tigger_proto::server::login::{Login, Step, Welcome};
 use tigger_proto::wire::startup;
 
+use super::idle_watch::IdleWatch;
 use super::pool::{Pool, PoolConfig};
 use super::server_conn::{ServerConn, ServerInfo};
 use crate::net::connect::{self, Connected};
@@ -96,12 +97,8 @@ async fn open(pool: &Arc<Pool>, config: &PoolConfig, id: ServerId) -> Result<Ope
                     application_name: std::sync::Mutex::new("".into()),
                 });
                 let server = Server::new(welcome.tracked.clone());
-                let idle_waker = pool.idle_waker(id);
-                return Ok((
-                    Box::new(ServerConn { id, stream, server, unread: buffer, info, idle_waker }),
-                    welcome,
-                    key,
-                ));
+                let watch = IdleWatch::new(pool, id);
+                return Ok((Box::new(ServerConn { id, stream, server, unread: buffer, info, watch }), welcome, key));
             }
         }
     }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
-use std::task::Wake;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -46,43 +45,59 @@ pub struct Pool {
     runtime: tokio::runtime::Handle,
 }
 
+/// Names a pool.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PoolName {
+    /// The database as clients name it.
+    pub database: Arc<str>,
+    /// The user that servers are logged in as.
+    pub user: Arc<str>,
+}
+
 /// What the configuration says about a pool.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolConfig {
     /// The database's line.
     pub database: Arc<Database>,
-    /// When servers are released.
-    pub mode: PoolMode,
+    /// What each link needs.
+    pub link: LinkRules,
     /// Sizes and times.
     pub limits: PoolLimits,
-    /// Longest wait for a server.
-    pub query_wait_timeout: Option<Duration>,
     /// SQL run at release, if this mode runs it.
     pub reset_query: Option<String>,
     /// Longest time to connect and log in.
     pub connect_timeout: Option<Duration>,
     /// Options of server sockets.
     pub tcp: TcpOptions,
-    /// What clients may send.
-    pub client_limits: ClientLimits,
     /// Log connects.
     pub log_connections: bool,
     /// Log disconnects.
     pub log_disconnections: bool,
 }
 
+/// What the configuration says about a client and its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkRules {
+    /// When servers are released.
+    pub mode: PoolMode,
+    /// What clients may send.
+    pub limits: ClientLimits,
+    /// Longest wait for a server.
+    pub query_wait_timeout: Option<Duration>,
+}
+
 impl Pool {
     /// A pool without servers.
     pub fn new(
-        names: (Arc<str>, Arc<str>),
+        name: PoolName,
         config: PoolConfig,
         quotas: (Arc<Quota>, Arc<Quota>),
         secret: ServerSecret,
         pooler: &Arc<Pooler>,
     ) -> Self {
         Self {
-            database: names.0,
-            user: names.1,
+            database: name.database,
+            user: name.user,
             counters: Counters::default(),
             tracked: Arc::clone(&pooler.tracked),
             core: Mutex::new(Core::new(config.limits, quotas.0, quotas.1)),
@@ -98,6 +113,11 @@ impl Pool {
     /// The configuration in force.
     pub fn config(&self) -> Arc<PoolConfig> {
         self.config.load_full()
+    }
+
+    /// What a link needs of it.
+    pub fn link_rules(&self) -> LinkRules {
+        self.config.load().link
     }
 
     /// Puts a new configuration in force. Servers connected under another one are replaced.
@@ -202,15 +222,14 @@ impl Pool {
             .filter_map(|pool| Some((pool.run(|core| core.idle_since())?, pool)))
             .min_by_key(|(since, _)| *since);
         if let Some((_, other)) = oldest
-            && other.run(|core| core.evict())
+            && other.run(PoolCore::evict)
         {
             self.run(|core| core.check_launch(Instant::now()));
         }
     }
 
     /// A client is done with an idle server.
-    pub fn release(self: &Arc<Self>, mut server: Box<ServerConn>) {
-        let now = Instant::now();
+    pub fn release(self: &Arc<Self>, now: Instant, mut server: Box<ServerConn>) {
         if self.config.load().reset_query.is_some() {
             return self.reset(server);
         }
@@ -240,6 +259,7 @@ impl Pool {
     }
 
     /// Closes a server that is out of the pool, with a client or in its test.
+    #[allow(clippy::boxed_local, reason = "servers travel in boxes")]
     pub fn close(self: &Arc<Self>, server: Box<ServerConn>, reason: &Error) {
         self.log_close(&server.info, reason);
         let id = server.id;
@@ -257,7 +277,7 @@ impl Pool {
     }
 
     /// Bytes or a hang-up came from an idle server.
-    fn check_idle(self: &Arc<Self>, id: ServerId) {
+    pub(super) fn check_idle(self: &Arc<Self>, id: ServerId) {
         if let Some(mut server) = self.run(|core| core.take_idle(id)) {
             match server.settle(&self.tracked) {
                 Ok(()) => self.run(|core| core.handle_release(Instant::now(), id, server)),
@@ -266,9 +286,9 @@ impl Pool {
         }
     }
 
-    /// A waker that has an idle server looked at.
-    pub fn idle_waker(self: &Arc<Self>, id: ServerId) -> std::task::Waker {
-        Arc::new(IdleWatch { pool: Arc::downgrade(self), id }).into()
+    /// The runtime on which servers are opened and watched.
+    pub(super) fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.runtime
     }
 
     fn log_close(&self, info: &ServerInfo, reason: &Error) {
@@ -293,19 +313,4 @@ impl Pool {
 
 fn age(info: &ServerInfo) -> String {
     format!(" (age={}s)", crate::process::unix_micros().saturating_sub(info.connected_at) / 1_000_000)
-}
-
-struct IdleWatch {
-    pool: Weak<Pool>,
-    id: ServerId,
-}
-
-impl Wake for IdleWatch {
-    fn wake(self: Arc<Self>) {
-        // The socket driver calls this: the work is done elsewhere.
-        if let Some(pool) = self.pool.upgrade() {
-            let id = self.id;
-            pool.runtime.clone().spawn(async move { pool.check_idle(id) });
-        }
-    }
 }

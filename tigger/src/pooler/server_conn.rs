@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use tigger_proto::error::Error;
 use tigger_proto::parameters::Tracked;
@@ -12,6 +12,7 @@ use tigger_proto::server::{OwnQuery, Server};
 use tigger_proto::wire::error_response::ErrorFields;
 use tigger_proto::wire::frontend;
 
+use super::idle_watch::IdleWatch;
 use crate::net::address::Address;
 use crate::net::stream::Stream;
 
@@ -28,8 +29,8 @@ pub struct ServerConn {
     pub unread: Vec<u8>,
     /// What the console shows.
     pub info: Arc<ServerInfo>,
-    /// Wakes whoever watches idle servers.
-    pub idle_waker: Waker,
+    /// Has it looked at when something arrives while it is idle.
+    pub watch: IdleWatch,
 }
 
 /// What everybody may know about a server.
@@ -43,7 +44,7 @@ pub struct ServerInfo {
     pub local: Address,
     /// Microseconds since 1970 when it was connected.
     pub connected_at: u64,
-    /// Microseconds since 1970 when it was last linked or released.
+    /// Microseconds since 1970 when it was last linked.
     pub request_at: AtomicU64,
     /// The process id it reported.
     pub remote_pid: u32,
@@ -52,9 +53,9 @@ pub struct ServerInfo {
 }
 
 impl ServerInfo {
-    /// Notes that it was used now.
-    pub fn touch(&self) {
-        self.request_at.store(crate::process::unix_micros(), Ordering::Relaxed);
+    /// Notes that it was linked at this time.
+    pub fn touch(&self, unix_micros: u64) {
+        self.request_at.store(unix_micros, Ordering::Relaxed);
     }
 }
 
@@ -100,7 +101,8 @@ impl ServerConn {
         loop {
             let used = self.server.handle_idle_bytes(&self.unread, tracked)?;
             self.unread.drain(..used);
-            if self.stream.poll_readable(&mut Context::from_waker(&self.idle_waker)) == Poll::Pending {
+            self.watch.reset();
+            if self.stream.poll_readable(&mut Context::from_waker(&self.watch.waker)) == Poll::Pending {
                 break;
             }
             let mut chunk = [0; READ_LEN];
@@ -118,7 +120,7 @@ impl ServerConn {
 
     /// True when nothing has arrived since the server was settled; costs no system call.
     pub fn is_quiet(&self) -> bool {
-        self.unread.is_empty() && self.stream.poll_readable(&mut Context::from_waker(&self.idle_waker)).is_pending()
+        self.unread.is_empty() && !self.watch.has_woken()
     }
 
     /// Says goodbye, if the socket takes it at once, and closes the connection.

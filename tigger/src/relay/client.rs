@@ -20,7 +20,7 @@ use super::scratch::{CARRY_LEN_MAX, Pending, Scratch};
 use crate::net::stream::Stream;
 use crate::pooler::Pooler;
 use crate::pooler::clients::{Activity, Guard};
-use crate::pooler::pool::{Pool, PoolConfig};
+use crate::pooler::pool::{LinkRules, Pool};
 use crate::pooler::server_conn::ServerConn;
 use crate::process::unix_micros;
 
@@ -56,6 +56,8 @@ enum Waited {
 impl ClientConn {
     /// Serves the client until one side ends it.
     pub(super) async fn serve(mut self) {
+        // Registers the task's waker for the rest of its life.
+        std::future::poll_fn(|cx| Poll::Ready(self.guard.info.poll_end(cx).is_ready())).await;
         let farewell = loop {
             if let Err(farewell) = self.serve_one().await {
                 break farewell;
@@ -67,27 +69,30 @@ impl ClientConn {
     /// One turn: idle until a request comes, then linked until the server is released.
     async fn serve_one(&mut self) -> Result<(), Farewell> {
         self.idle().await?;
-        let config = self.pool.config();
-        let server = self.acquire(&config).await?;
-        let server = self.set_parameters(server).await?;
-        let mut link = Link::new(server, config.mode, config.client_limits, Instant::now());
+        let rules = self.pool.link_rules();
+        let asked = Instant::now();
+        let mut server = self.acquire(&rules, asked).await?;
+        if !self.client.parameters.served_by(server.server.parameters()) {
+            server = self.set_parameters(server).await?;
+        }
+        let mut link = Link::new(server, rules, asked);
         let end = std::future::poll_fn(|cx| link.poll(self, cx)).await;
         self.unlink(link, end)
     }
 
     /// Waits until a request needs a server; the request is then in `carry`.
     async fn idle(&mut self) -> Result<(), Farewell> {
-        let limits = self.pool.config().client_limits;
+        let limits = self.pool.link_rules().limits;
         loop {
             match self.client.handle_bytes_unlinked(&self.carry, limits).map_err(Farewell::Told)? {
                 FromClient::NeedServer => return Ok(()),
                 FromClient::Terminate(_) => return Err(Farewell::Silent(Error::ClientClose)),
-                FromClient::Discard(n) if n < self.carry.len() => drop(self.carry.drain(..n)),
-                _ => self.carry = Vec::new(),
+                FromClient::Discard(n) | FromClient::Forward(n) | FromClient::Full(n) => drop(self.carry.drain(..n)),
             }
+            self.carry.shrink_to(IDLE_CARRY_LEN);
             // What the last server said goes out before anything new is done for a client that does not read.
             std::future::poll_fn(|cx| {
-                if let Some(reason) = self.guard.info.poll_end(cx) {
+                if let Some(reason) = self.guard.info.ended() {
                     return Poll::Ready(Err(Farewell::Told(reason)));
                 }
                 match self.to_client.poll_flush(&mut self.stream, cx) {
@@ -116,10 +121,10 @@ impl ClientConn {
     }
 
     /// Gets a server from the pool, at once or after waiting.
-    async fn acquire(&mut self, config: &PoolConfig) -> Result<Box<ServerConn>, Farewell> {
+    async fn acquire(&mut self, rules: &LinkRules, asked: Instant) -> Result<Box<ServerConn>, Farewell> {
         let info = Arc::clone(&self.guard.info);
-        let asked = Instant::now();
-        info.request_at.store(unix_micros(), Ordering::Relaxed);
+        let asked_at = unix_micros();
+        info.request_at.store(asked_at, Ordering::Relaxed);
         loop {
             let (claim, mut waiting) = self.pool.run(|core| match core.claim(asked, info.id) {
                 Claim::MustWait => {
@@ -133,7 +138,7 @@ impl ClientConn {
                 (Some(Claim::Failed(error)), _) => return Err(Farewell::Told(error)),
                 (_, Some((ticket, receiver))) => {
                     info.set_activity(Activity::Waiting);
-                    let waited = self.wait(config, receiver).await;
+                    let waited = self.wait(rules, receiver).await;
                     info.set_activity(Activity::Active);
                     self.pool.counters.add_wait(asked.elapsed());
                     match waited {
@@ -143,7 +148,7 @@ impl ClientConn {
                             let left = self.pool.run(|core| core.leave(*ticket));
                             // Granted in the same moment: it goes back.
                             if !left && let Ok(Grant::Server(_, server)) = receiver.await {
-                                self.pool.release(server);
+                                self.pool.release(Instant::now(), server);
                             }
                             return Err(farewell);
                         }
@@ -153,16 +158,16 @@ impl ClientConn {
             };
             if let Some(server) = self.check_alive(server) {
                 info.set_server(server.info.serial);
-                server.info.touch();
+                server.info.touch(asked_at);
                 return Ok(server);
             }
         }
     }
 
     /// Waits for the grant, for `query_wait_timeout`, for the client to hang up, or for an administrator.
-    async fn wait(&mut self, config: &PoolConfig, receiver: &mut oneshot::Receiver<Grant<Box<ServerConn>>>) -> Waited {
+    async fn wait(&mut self, rules: &LinkRules, receiver: &mut oneshot::Receiver<Grant<Box<ServerConn>>>) -> Waited {
         let timeout = async {
-            match config.query_wait_timeout {
+            match rules.query_wait_timeout {
                 Some(limit) => tokio::time::sleep(limit).await,
                 None => std::future::pending().await,
             }
@@ -182,7 +187,7 @@ impl ClientConn {
 
     /// Ready when a waiting client is gone. It may go on sending, up to a limit.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Farewell> {
-        if let Some(reason) = self.guard.info.poll_end(cx) {
+        if let Some(reason) = self.guard.info.ended() {
             return Poll::Ready(Farewell::Told(reason));
         }
         while self.carry.len() < CARRY_LEN_MAX / 2 {
@@ -211,9 +216,6 @@ impl ClientConn {
 
     /// Gives the server this client's values of the tracked parameters.
     async fn set_parameters(&mut self, mut server: Box<ServerConn>) -> Result<Box<ServerConn>, Farewell> {
-        if self.client.parameters.served_by(server.server.parameters()) {
-            return Ok(server);
-        }
         let tracked = &self.pool.tracked;
         if let Some(sql) = self.client.parameters.set_query(server.server.parameters(), tracked) {
             self.pool.run(|core| core.set_cancelable(server.id, false));
@@ -239,16 +241,16 @@ impl ClientConn {
 
     /// The link ended: the server goes where it belongs.
     fn unlink(&mut self, link: Link, end: LinkEnd) -> Result<(), Farewell> {
-        let Link { server, tally, .. } = link;
+        let Link { server, tally, last_ready, .. } = link;
         self.guard.info.set_server(0);
         self.pool.counters.add(&tally);
-        server.info.touch();
         if let LinkEnd::ServerFails(reason) = end {
             self.pool.close(server, &reason);
             return Err(Farewell::Told(reason));
         }
         if server.server.is_idle() {
-            self.pool.release(server);
+            let now = if end == LinkEnd::Released { last_ready } else { Instant::now() };
+            self.pool.release(now, server);
         } else {
             let reason = match &end {
                 LinkEnd::ClientFails(error) => error.clone(),
@@ -311,6 +313,10 @@ pub(crate) async fn say_goodbye(stream: &mut Stream, pending: &mut Pending, resp
         Err(_) => tracing::debug!("client did not take its error in time"),
     }
 }
+
+/// Memory for unused bytes that an idle client may keep: enough for most queries, so that a busy client does not
+/// allocate each time.
+const IDLE_CARRY_LEN: usize = 512;
 
 /// How long a client may take to accept its last message.
 const GOODBYE_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(1);

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use tigger_proto::client::{ClientLimits, FromClient};
+use tigger_proto::client::FromClient;
 use tigger_proto::error::Error;
 use tigger_proto::pool::PoolMode;
 use tigger_proto::server::FromServer;
@@ -11,6 +11,7 @@ use tigger_proto::wire::backend::TransactionStatus;
 
 use super::client::ClientConn;
 use super::scratch::{Pending, Scratch};
+use crate::pooler::pool::LinkRules;
 use crate::pooler::server_conn::ServerConn;
 use crate::pooler::stats::Tally;
 
@@ -31,33 +32,34 @@ pub(super) enum LinkEnd {
 pub(super) struct Link {
     pub(super) server: Box<ServerConn>,
     to_server: Pending,
-    mode: PoolMode,
-    limits: ClientLimits,
+    rules: LinkRules,
     /// The client's carry holds messages that were not walked yet, not only an unfinished header.
     unwalked: bool,
     xact_start: Instant,
     query_start: Instant,
+    /// When the last ReadyForQuery came.
+    pub(super) last_ready: Instant,
     pub(super) tally: Tally,
 }
 
 impl Link {
     /// Starts with what the client sent before it was linked.
-    pub(super) fn new(server: Box<ServerConn>, mode: PoolMode, limits: ClientLimits, now: Instant) -> Self {
+    pub(super) fn new(server: Box<ServerConn>, rules: LinkRules, now: Instant) -> Self {
         Self {
             server,
             to_server: Pending::default(),
-            mode,
-            limits,
+            rules,
             unwalked: true,
             xact_start: now,
             query_start: now,
+            last_ready: now,
             tally: Tally { server_assignment_count: 1, ..Tally::default() },
         }
     }
 
     /// Moves bytes as far as they go; ready when the link ends.
     pub(super) fn poll(&mut self, client: &mut ClientConn, cx: &mut Context<'_>) -> Poll<LinkEnd> {
-        if let Some(reason) = client.guard.info.poll_end(cx) {
+        if let Some(reason) = client.guard.info.ended() {
             return Poll::Ready(LinkEnd::ClientFails(reason));
         }
         loop {
@@ -74,13 +76,17 @@ impl Link {
     /// no message half sent.
     fn is_over(&self, client: &ClientConn) -> bool {
         let server = &self.server.server;
-        self.mode != PoolMode::Session
+        self.rules.mode != PoolMode::Session
             && (server.is_spent() || server.is_idle() && client.client.at_border() && self.to_server.is_empty())
     }
 
     /// Each direction once; false when nothing moved and the sockets will wake the task.
     fn poll_both(&mut self, client: &mut ClientConn, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
         let mut moved = false;
+        if self.unwalked && self.to_server.is_empty() && !client.carry.is_empty() {
+            // Before anything is read: at the start of a link nothing else can move.
+            self.poll_client(client, cx)?;
+        }
         match client.to_client.poll_flush(&mut client.stream, cx) {
             // Nothing pending: more may be read.
             Poll::Ready(Ok(())) => moved |= self.poll_server(client, cx)?,
@@ -128,7 +134,7 @@ impl Link {
                     used += n;
                     readies += 1;
                     ended_transaction |= server.status() == TransactionStatus::Idle;
-                    if server.is_idle() && self.mode != PoolMode::Session {
+                    if server.is_idle() && self.rules.mode != PoolMode::Session {
                         break Ok(());
                     }
                 }
@@ -152,12 +158,13 @@ impl Link {
         self.tally.query_count += readies;
         self.tally.query_time += now.duration_since(self.query_start).as_micros() as u64;
         self.query_start = now;
+        self.last_ready = now;
         if ended_transaction {
             self.tally.xact_count += 1;
             self.tally.xact_time += now.duration_since(self.xact_start).as_micros() as u64;
             self.xact_start = now;
         }
-        if self.mode == PoolMode::Statement && self.server.server.status() != TransactionStatus::Idle {
+        if self.rules.mode == PoolMode::Statement && self.server.server.status() != TransactionStatus::Idle {
             return Err(LinkEnd::ClientFails(Error::StatementPooling));
         }
         Ok(())
@@ -191,10 +198,10 @@ impl Link {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Result<bool, LinkEnd> {
-        if !self.server.server.owes() {
+        if self.tally.query_count > 0 && !self.server.server.owes() {
             self.query_start = Instant::now();
         }
-        let result = client.client.handle_bytes(bytes, &mut self.server.server, self.limits);
+        let result = client.client.handle_bytes(bytes, &mut self.server.server, self.rules.limits);
         let (used, left) = match result.map_err(LinkEnd::ClientFails)? {
             FromClient::Forward(n) => (n, None),
             FromClient::Full(n) => {

@@ -1,6 +1,7 @@
 //! Login of a client: from its first byte to its first ReadyForQuery, then on to the relay or the admin console.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use tigger_proto::client::Client;
@@ -222,8 +223,8 @@ impl Attempt<'_> {
     async fn gone(&mut self) -> Error {
         let Self { stream, guard, .. } = self;
         std::future::poll_fn(|cx| {
-            if let Some(error) = guard.info.poll_end(cx) {
-                return std::task::Poll::Ready(error);
+            if let Poll::Ready(error) = guard.info.poll_end(cx) {
+                return Poll::Ready(error);
             }
             let mut byte = [0; 1];
             stream.poll_read(cx, &mut byte).map(|result| match result {
@@ -252,10 +253,7 @@ impl Attempt<'_> {
     /// Reads more; false at the end of the stream.
     async fn read(&mut self) -> Result<bool, Error> {
         let Self { stream, carry, guard, .. } = self;
-        let end = std::future::poll_fn(|cx| match guard.info.poll_end(cx) {
-            Some(error) => std::task::Poll::Ready(error),
-            None => std::task::Poll::Pending,
-        });
+        let end = std::future::poll_fn(|cx| guard.info.poll_end(cx));
         tokio::select! {
             read = stream.read_more(carry, READ_LEN) => Ok(read.is_ok_and(|n| n > 0)),
             error = end => Err(error),

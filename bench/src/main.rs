@@ -1,0 +1,95 @@
+//! `tigger-bench`: direct connections, Tigger and PgBouncer against the same PostgreSQL, in turns within one run.
+//! It writes `results.json`, `results.md` and `throughput.svg` and says which of Tigger's promises held. A missed promise
+//! is a result, not an error: the exit status tells only whether the harness worked.
+
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod chart;
+mod idle;
+mod machine;
+mod markdown;
+mod promise;
+mod report;
+mod rig;
+mod rows;
+mod spread;
+
+use std::{fs, process::ExitCode};
+
+use anyhow::{Context, Result};
+use tigger_testkit::{raise_fd_limit, target_dir};
+
+use crate::{
+    arguments::Arguments,
+    machine::Machine,
+    report::{Report, RowReport, Sample},
+    rig::Rig,
+    rows::{Rival, Row, Workload},
+    spread::Spread,
+};
+
+fn main() -> ExitCode {
+    match bench() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tigger-bench failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench() -> Result<()> {
+    let arguments = Arguments::parse(std::env::args().skip(1))?;
+    let rows: Vec<&Row> = rows::ROWS.iter().filter(|row| arguments.rounds(row) > 0).collect();
+    let fd_limit = raise_fd_limit()?;
+    let machine = Machine::describe()?;
+    let rig = Rig::start()?;
+    rig.warm_up()?;
+
+    let mut samples: Vec<Vec<Sample>> = rows.iter().map(|_| Vec::new()).collect();
+    let rounds = rows.iter().map(|row| arguments.rounds(row)).max().unwrap_or(0);
+    let mut background = Vec::new();
+    for round in 0..rounds {
+        background.push(machine::background_percent(machine.cores)?);
+        for (row, samples) in rows.iter().zip(&mut samples).filter(|(row, _)| round < arguments.rounds(row)) {
+            eprint!("round {} of {}, {}:", round + 1, arguments.rounds(row), row.name());
+            for rival in rivals_in_turn(row, round) {
+                let outcome = match row.workload {
+                    Workload::Idle { clients } => idle::measure(&rig, rival, clients, fd_limit)?,
+                    workload => rig.measure(rival, workload, arguments.seconds(row, rival))?,
+                };
+                eprint!("  {} {outcome}", rival.name());
+                samples.push(Sample { round, rival, outcome });
+            }
+            eprintln!();
+        }
+    }
+    let rows = rows.into_iter().zip(samples).map(|(row, samples)| RowReport::new(row, samples)).collect();
+    let background_percent = Spread::of(background);
+    finish(&Report { machine, quick: arguments.quick, background_percent, rows }, &arguments)
+}
+
+/// Each rival is first, second and last in turn, so that none always follows the same one.
+fn rivals_in_turn(row: &Row, round: u32) -> impl Iterator<Item = Rival> {
+    let rivals = row.rivals;
+    (0..rivals.len()).map(move |turn| rivals[(round as usize + turn) % rivals.len()])
+}
+
+fn finish(report: &Report, arguments: &Arguments) -> Result<()> {
+    let directory = match &arguments.out {
+        Some(directory) => directory.clone(),
+        None => target_dir()?.join("bench"),
+    };
+    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    let markdown = markdown::render(report);
+    let json = serde_json::to_string_pretty(&report).context("results as JSON")?;
+    for (name, text) in [("results.json", &json), ("results.md", &markdown), ("throughput.svg", &chart::render(report))]
+    {
+        let path = directory.join(name);
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    println!("{markdown}");
+    println!("Results and chart: {}", directory.display());
+    Ok(())
+}

@@ -1,0 +1,275 @@
+//! What was measured, and the figures drawn from it. All comparisons are made within a round and only then put together,
+//! so that a machine which slows down between rounds does not favour anyone.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::{
+    machine::Machine,
+    rows::{Rival, Row, Workload},
+    spread::Spread,
+};
+
+/// One run of the benchmark.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) machine: Machine,
+    pub(crate) quick: bool,
+    /// How busy other programs kept the machine at the start of each round.
+    pub(crate) background_percent: Option<Spread>,
+    pub(crate) rows: Vec<RowReport>,
+}
+
+/// All measurements of one row and their summary.
+#[derive(Debug, Serialize)]
+pub(crate) struct RowReport {
+    pub(crate) name: String,
+    #[serde(skip)]
+    pub(crate) workload: Workload,
+    #[serde(skip)]
+    pub(crate) rivals: &'static [Rival],
+    /// The ratios that matter, for readers of the JSON.
+    summary: Vec<Ratio>,
+    samples: Vec<Sample>,
+}
+
+impl Report {
+    /// Whether other programs took so much of the machine that the figures say little.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.background_percent.is_some_and(|percent| percent.max > BACKGROUND_PERCENT_MAX)
+    }
+}
+
+/// One measurement.
+#[derive(Debug, Serialize)]
+pub(crate) struct Sample {
+    pub(crate) round: u32,
+    pub(crate) rival: Rival,
+    pub(crate) outcome: Outcome,
+}
+
+/// How one measurement ended.
+#[derive(Debug, Serialize)]
+pub(crate) enum Outcome {
+    Throughput(Throughput),
+    Idle(Idle),
+    Skipped { why: String },
+    Failed { failures: u64, why: String },
+}
+
+/// What pgbench and `/proc` told.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Throughput {
+    pub(crate) tps: f64,
+    pub(crate) transactions: u64,
+    pub(crate) failures: u64,
+    pub(crate) errors: Vec<String>,
+    pub(crate) latency_avg_ms: f64,
+    pub(crate) connect_ms: f64,
+    pub(crate) latency_us: Option<LatencyUs>,
+    /// CPU time of the whole machine per transaction, pgbench and PostgreSQL included.
+    pub(crate) machine_cpu_us: f64,
+    /// CPU time of the pooler alone per transaction.
+    pub(crate) pooler_cpu_us: Option<f64>,
+}
+
+/// Percentiles over all transactions of one measurement.
+#[derive(Debug, Serialize)]
+pub(crate) struct LatencyUs {
+    pub(crate) p50: u64,
+    pub(crate) p90: u64,
+    pub(crate) p99: u64,
+}
+
+/// Memory of a pooler with idle clients.
+#[derive(Debug, Serialize)]
+pub(crate) struct Idle {
+    pub(crate) clients: u64,
+    /// Resident memory after one client came and went.
+    pub(crate) before_kib: u64,
+    /// Resident memory with all clients logged in.
+    pub(crate) after_kib: u64,
+    /// Clients that were asked for a query at the end.
+    pub(crate) queries: u64,
+    pub(crate) failures: u64,
+    pub(crate) error: Option<String>,
+}
+
+/// A figure of a measurement with pgbench.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) enum Metric {
+    Tps,
+    MachineCpuUs,
+    PoolerCpuUs,
+    P50Us,
+    P90Us,
+    P99Us,
+}
+
+/// One rival's figure divided by another's.
+#[derive(Debug, Serialize)]
+struct Ratio {
+    metric: Metric,
+    of: Rival,
+    to: Rival,
+    spread: Spread,
+}
+
+impl RowReport {
+    pub(crate) fn new(row: &Row, samples: Vec<Sample>) -> Self {
+        let (workload, rivals) = (row.workload, row.rivals);
+        let mut report = Self { name: row.name(), workload, rivals, summary: Vec::new(), samples };
+        let ratio = |&(metric, of, to): &(Metric, Rival, Rival)| {
+            report.ratio(metric, of, to).map(|spread| Ratio { metric, of, to, spread })
+        };
+        report.summary = SUMMARY.iter().filter_map(ratio).collect();
+        report
+    }
+
+    /// A rival's figure over the rounds.
+    pub(crate) fn spread(&self, metric: Metric, rival: Rival) -> Option<Spread> {
+        Spread::of(self.samples.iter().filter(|sample| sample.rival == rival).filter_map(|sample| metric.of(sample)))
+    }
+
+    /// One rival's figure divided by another's in the same round, over the rounds.
+    pub(crate) fn ratio(&self, metric: Metric, of: Rival, to: Rival) -> Option<Spread> {
+        let rounds = self.samples.iter().filter(|sample| sample.rival == of);
+        Spread::of(rounds.filter_map(|sample| {
+            let other = self.samples.iter().find(|other| other.rival == to && other.round == sample.round)?;
+            Some(metric.of(sample)? / metric.of(other)?)
+        }))
+    }
+
+    /// Failed transactions, aborted clients and refused logins, over all rounds.
+    pub(crate) fn failures(&self, rival: Rival) -> u64 {
+        let outcomes = self.samples.iter().filter(|sample| sample.rival == rival).map(|sample| &sample.outcome);
+        outcomes.map(Outcome::failures).sum()
+    }
+
+    /// The first measurement of idle clients.
+    pub(crate) fn idle(&self, rival: Rival) -> Option<&Idle> {
+        self.samples.iter().filter(|sample| sample.rival == rival).find_map(|sample| match &sample.outcome {
+            Outcome::Idle(idle) => Some(idle),
+            _ => None,
+        })
+    }
+
+    /// Why measurements were left out or gave no figures.
+    pub(crate) fn remarks(&self) -> impl Iterator<Item = String> {
+        self.samples.iter().filter_map(|Sample { round, rival, outcome }| match outcome {
+            Outcome::Skipped { why } => Some(format!("{}, {}: skipped, {why}", self.name, rival.name())),
+            Outcome::Failed { why, .. } => Some(format!("{}, {}, round {}: {why}", self.name, rival.name(), round + 1)),
+            Outcome::Throughput(Throughput { failures: 0, .. }) | Outcome::Idle(Idle { error: None, .. }) => None,
+            Outcome::Throughput(Throughput { errors, .. }) => {
+                Some(format!("{}, {}: {}", self.name, rival.name(), errors.join("; ")))
+            }
+            Outcome::Idle(Idle { error: Some(error), .. }) => Some(format!("{}, {}: {error}", self.name, rival.name())),
+        })
+    }
+}
+
+impl Metric {
+    fn of(self, sample: &Sample) -> Option<f64> {
+        let Outcome::Throughput(throughput) = &sample.outcome else { return None };
+        let latency = throughput.latency_us.as_ref();
+        match self {
+            Self::Tps => Some(throughput.tps),
+            Self::MachineCpuUs => Some(throughput.machine_cpu_us),
+            Self::PoolerCpuUs => throughput.pooler_cpu_us,
+            Self::P50Us => latency.map(|latency| latency.p50 as f64),
+            Self::P90Us => latency.map(|latency| latency.p90 as f64),
+            Self::P99Us => latency.map(|latency| latency.p99 as f64),
+        }
+    }
+}
+
+impl Outcome {
+    fn failures(&self) -> u64 {
+        match self {
+            Self::Throughput(Throughput { failures, .. })
+            | Self::Idle(Idle { failures, .. })
+            | Self::Failed { failures, .. } => *failures,
+            Self::Skipped { .. } => 0,
+        }
+    }
+}
+
+impl Idle {
+    /// What each client added to the pooler's resident memory.
+    pub(crate) fn kib_per_client(&self) -> f64 {
+        self.after_kib.saturating_sub(self.before_kib) as f64 / self.clients as f64
+    }
+}
+
+impl fmt::Display for Outcome {
+    /// For the progress line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Throughput(throughput) => write!(f, "{:.0}/s", throughput.tps),
+            Self::Idle(idle) => write!(f, "{:.1} KiB each", idle.kib_per_client()),
+            Self::Skipped { .. } => write!(f, "skipped"),
+            Self::Failed { .. } => write!(f, "FAILED"),
+        }
+    }
+}
+
+/// Two runs of the same program differ by this much on a quiet machine anyway.
+const BACKGROUND_PERCENT_MAX: f64 = 5.0;
+const SUMMARY: [(Metric, Rival, Rival); 6] = [
+    (Metric::Tps, Rival::Tigger, Rival::Direct),
+    (Metric::Tps, Rival::Tigger, Rival::PgBouncer),
+    (Metric::Tps, Rival::PgBouncer, Rival::Direct),
+    (Metric::MachineCpuUs, Rival::Tigger, Rival::PgBouncer),
+    (Metric::PoolerCpuUs, Rival::Tigger, Rival::PgBouncer),
+    (Metric::P99Us, Rival::Tigger, Rival::PgBouncer),
+];
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::rows::ROWS;
+
+    /// A report of a row with the given rates per round, and as much CPU as there is in a second for them.
+    pub(crate) fn row_report(row: &Row, rounds: &[[f64; 3]]) -> RowReport {
+        let rivals = [Rival::Direct, Rival::Tigger, Rival::PgBouncer];
+        let samples = rounds.iter().zip(0..).flat_map(|(rates, round)| {
+            rates.iter().zip(rivals).map(move |(&tps, rival)| {
+                let pooler_cpu_us = (rival != Rival::Direct).then_some(1e5 / tps);
+                let latency_us = Some(LatencyUs { p50: 100, p90: 200, p99: 300 });
+                let outcome =
+                    Throughput { tps, machine_cpu_us: 1e6 / tps, pooler_cpu_us, latency_us, ..Throughput::default() };
+                Sample { round, rival, outcome: Outcome::Throughput(outcome) }
+            })
+        });
+        RowReport::new(row, samples.collect())
+    }
+
+    pub(crate) fn idle_report(after_kib: u64, failures: u64) -> RowReport {
+        let idle =
+            |after_kib| Idle { clients: 10_000, before_kib: 4096, after_kib, queries: 100, failures, error: None };
+        let sample = |rival, after_kib| Sample { round: 0, rival, outcome: Outcome::Idle(idle(after_kib)) };
+        RowReport::new(&ROWS[11], vec![sample(Rival::Tigger, after_kib), sample(Rival::PgBouncer, 20_480)])
+    }
+
+    #[test]
+    fn ratios_are_taken_within_rounds() {
+        // The machine gets ten times slower, the ratio stays.
+        let report = row_report(&ROWS[0], &[[1000.0, 900.0, 600.0], [100.0, 80.0, 40.0], [100.0, 70.0, 35.0]]);
+        let ratio = report.ratio(Metric::Tps, Rival::Tigger, Rival::Direct);
+        assert_eq!(ratio, Some(Spread { median: 0.8, min: 0.7, max: 0.9 }));
+        let cpu = report.ratio(Metric::MachineCpuUs, Rival::Tigger, Rival::PgBouncer).unwrap();
+        assert!((cpu.median - 0.5).abs() < 1e-9, "{cpu:?}");
+        assert_eq!(report.ratio(Metric::PoolerCpuUs, Rival::Tigger, Rival::Direct), None);
+        assert_eq!(report.spread(Metric::Tps, Rival::PgBouncer), Some(Spread { median: 40.0, min: 35.0, max: 600.0 }));
+    }
+
+    #[test]
+    fn failed_rounds_count_as_failures_and_give_no_figures() {
+        let failed = Outcome::Failed { failures: 1000, why: "no report".to_owned() };
+        let report = RowReport::new(&ROWS[0], vec![Sample { round: 0, rival: Rival::Tigger, outcome: failed }]);
+        assert_eq!(report.failures(Rival::Tigger), 1000);
+        assert_eq!(report.spread(Metric::Tps, Rival::Tigger), None);
+        assert_eq!(report.remarks().collect::<Vec<_>>(), ["simple, 1 client, Tigger, round 1: no report"]);
+    }
+}

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# make test: all tests of the workspace, against real servers where they need some, then a short fuzz run.
+#   FUZZ_SECONDS=10  time for each fuzz target
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/need.sh
+. scripts/need.sh
+
+need_cargo
+need_compiler
+need_postgres
+raise_fd_limit
+# Tests that lack something add a line here.
+TIGGER_SKIPPED=$(mktemp)
+export TIGGER_SKIPPED
+trap 'rm -f "$TIGGER_SKIPPED"' EXIT
+
+if [ -x scripts/fuzz.sh ]; then
+  say "A short fuzz run ..."
+  FUZZ_SECONDS="${FUZZ_SECONDS:-10}" scripts/fuzz.sh
+fi
+say "Tests of the workspace ..."
+cargo test --workspace --locked
+skipped=$(wc -l <"$TIGGER_SKIPPED")
+if [ "$skipped" -gt 0 ]; then
+  say "Skipped, because something is missing here: $skipped"
+  cat "$TIGGER_SKIPPED" >&2
+fi
+say "All tests passed."
