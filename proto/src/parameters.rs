@@ -11,6 +11,9 @@ use std::sync::Arc;
 const TRACKED_ALWAYS: [&str; 5] =
     ["client_encoding", "DateStyle", "TimeZone", "standard_conforming_strings", "application_name"];
 
+/// Position of `application_name` in [`Tracked`].
+pub const APPLICATION_NAME: usize = 4;
+
 /// The names of the tracked parameters; every [`ParameterSet`] holds its values in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tracked {

@@ -81,6 +81,11 @@ impl Server {
         self.status == TransactionStatus::Idle && (self.outstanding.is_unknown() || self.doomed)
     }
 
+    /// True when the last byte forwarded to the client ended a message.
+    pub fn at_border(&self) -> bool {
+        self.walker.at_border()
+    }
+
     /// True while a client must not send more requests because too many are unanswered.
     pub fn is_full(&self) -> bool {
         self.outstanding.is_full()

@@ -103,6 +103,7 @@ async fn serve(config: Config, log: Log, user_given: bool) -> Result<(), String>
         tracing::warn!("running as root; set `user` to give up its rights");
     }
     let pooler = Pooler::new(config)?;
+    pooler.open_minimum();
     for listener in listeners {
         tokio::spawn(relay::accept(Arc::clone(&pooler), listener));
     }

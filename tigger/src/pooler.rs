@@ -199,6 +199,33 @@ impl Pooler {
         quotas.1.set_limit(settings.max_user_connections.unwrap_or(0));
     }
 
+    /// Makes the pools that must keep `min_pool_size` servers before any client comes: those of forced users.
+    pub fn open_minimum(self: &Arc<Self>) {
+        for (name, line) in &self.config().databases {
+            if let Some(user) = &line.user
+                && let Err(error) = self.pool(name, user)
+            {
+                tracing::warn!("database {name:?}: {error}");
+            }
+        }
+    }
+
+    /// Forgets pools of automatic databases that have neither clients nor servers: their names come from clients, so
+    /// that they must not pile up.
+    fn forget_unused(&self) {
+        let is_unused = |pool: &Arc<Pool>| pool.is_auto() && pool.run(|core| core.total() + core.waiting_count()) == 0;
+        for pool in self.pools().into_iter().filter(is_unused) {
+            let mut pools = self.pools.write().expect("nobody panics with this lock");
+            // Only the registry and this loop know it: no client is just about to use it.
+            if Arc::strong_count(&pool) == 2 {
+                tracing::info!("cleaning up idle pool: {}/{}", pool.database, pool.user);
+                pools.remove(&pool.name());
+            }
+        }
+        let mut databases = self.databases.lock().expect("nobody panics with this lock");
+        databases.retain(|_, state| Arc::strong_count(&state.quota) > 1 || state.is_paused());
+    }
+
     // What administrators do.
 
     /// Reads the configuration and `auth_file` again and puts them in force.
@@ -221,18 +248,19 @@ impl Pooler {
                     let secret = server_secret(&line, &self.users(), &pool.user);
                     pool.set_config(pool_config(&config, line, &pool.user), secret);
                 }
+                // Removed, or another user is forced now.
                 line => {
                     let reason = if line.is_some() { Error::DatabaseConfigChanged } else { Error::DatabaseRemoved };
                     self.remove_pool(&pool, &reason);
                 }
             }
         }
+        self.open_minimum();
         Ok(())
     }
 
     fn remove_pool(&self, pool: &Arc<Pool>, reason: &Error) {
-        let name = PoolName { database: Arc::clone(&pool.database), user: Arc::clone(&pool.user) };
-        self.pools.write().expect("nobody panics with this lock").remove(&name);
+        self.pools.write().expect("nobody panics with this lock").remove(&pool.name());
         self.end_clients(|info| info.pool().is_some_and(|its| Arc::ptr_eq(&its, pool)), reason);
         pool.run(|core| {
             core.pause();
@@ -371,6 +399,7 @@ impl Pooler {
             tick.tick().await;
             let now = Instant::now();
             self.pools().iter().for_each(|pool| pool.run(|core| core.handle_tick(now)));
+            self.forget_unused();
             if now.duration_since(period_start) >= self.config().settings.stats_period {
                 period_start = now;
                 self.turn_period(now);

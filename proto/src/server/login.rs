@@ -31,6 +31,13 @@ pub struct Welcome {
     pub tracked: ParameterSet,
 }
 
+impl Welcome {
+    /// The server's `application_name`; empty if it reports none.
+    pub fn application_name(&self) -> &str {
+        self.tracked.value(crate::parameters::APPLICATION_NAME).unwrap_or_default()
+    }
+}
+
 /// A server that is being logged in to.
 #[derive(Debug)]
 pub struct Login {

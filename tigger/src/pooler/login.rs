@@ -94,7 +94,7 @@ async fn open(pool: &Arc<Pool>, config: &PoolConfig, id: ServerId) -> Result<Ope
                     connected_at: unix_micros(),
                     request_at: AtomicU64::new(unix_micros()),
                     remote_pid: key.first_chunk().map_or(0, |pid| u32::from_be_bytes(*pid)),
-                    application_name: std::sync::Mutex::new("".into()),
+                    application_name: std::sync::Mutex::new(welcome.application_name().into()),
                 });
                 let server = Server::new(welcome.tracked.clone());
                 let watch = IdleWatch::new(pool, id);

@@ -115,6 +115,16 @@ impl Pool {
         self.config.load_full()
     }
 
+    /// Its name.
+    pub fn name(&self) -> PoolName {
+        PoolName { database: Arc::clone(&self.database), user: Arc::clone(&self.user) }
+    }
+
+    /// True when the database was made from the fallback entry `*`.
+    pub fn is_auto(&self) -> bool {
+        self.config.load().database.auto
+    }
+
     /// What a link needs of it.
     pub fn link_rules(&self) -> LinkRules {
         self.config.load().link

@@ -43,6 +43,8 @@ pub(super) enum Farewell {
     Silent(Error),
     /// It gets the error.
     Told(Error),
+    /// It should get the error, but a message to it was cut in the middle: anything sent now would be read as its rest.
+    Cut(Error),
 }
 
 /// How waiting for a server ended.
@@ -244,9 +246,10 @@ impl ClientConn {
         let Link { server, tally, last_ready, .. } = link;
         self.guard.info.set_server(0);
         self.pool.counters.add(&tally);
+        let told = if server.server.at_border() { Farewell::Told } else { Farewell::Cut };
         if let LinkEnd::ServerFails(reason) = end {
             self.pool.close(server, &reason);
-            return Err(Farewell::Told(reason));
+            return Err(told(reason));
         }
         if server.server.is_idle() {
             let now = if end == LinkEnd::Released { last_ready } else { Instant::now() };
@@ -262,7 +265,7 @@ impl ClientConn {
         match end {
             LinkEnd::Released => Ok(()),
             LinkEnd::ClientLeft(reason) => Err(Farewell::Silent(reason)),
-            LinkEnd::ClientFails(reason) | LinkEnd::ServerFails(reason) => Err(Farewell::Told(reason)),
+            LinkEnd::ClientFails(reason) | LinkEnd::ServerFails(reason) => Err(told(reason)),
         }
     }
 
@@ -271,7 +274,7 @@ impl ClientConn {
         let name = self.name();
         let log = self.pooler.config().settings.log_disconnections;
         let reason = match farewell {
-            Farewell::Silent(reason) => reason,
+            Farewell::Silent(reason) | Farewell::Cut(reason) => reason,
             Farewell::Told(reason) => {
                 let response = reason.response();
                 say_goodbye(&mut self.stream, &mut self.to_client, &response).await;

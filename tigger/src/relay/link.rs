@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tigger_proto::client::FromClient;
 use tigger_proto::error::Error;
+use tigger_proto::parameters::APPLICATION_NAME;
 use tigger_proto::pool::PoolMode;
 use tigger_proto::server::FromServer;
 use tigger_proto::wire::backend::TransactionStatus;
@@ -222,6 +223,3 @@ impl Link {
         }
     }
 }
-
-/// Position of `application_name` among the tracked parameters.
-const APPLICATION_NAME: usize = 4;

@@ -8,7 +8,7 @@ use tigger_proto::client::Client;
 use tigger_proto::client::login::{Login, Step};
 use tigger_proto::client::startup::{self, Startup};
 use tigger_proto::error::{Error, Level};
-use tigger_proto::parameters::{ParameterSet, Tracked};
+use tigger_proto::parameters::{APPLICATION_NAME, ParameterSet, Tracked};
 use tigger_proto::pool::{Grant, Purpose};
 use tigger_proto::server::login::Welcome;
 use tigger_proto::wire::backend::{self, Authentication};
@@ -160,7 +160,7 @@ impl Attempt<'_> {
         client_key: Option<tigger_proto::auth::secret::Key>,
     ) -> Result<Target, Error> {
         let info = Arc::clone(&self.guard.info);
-        let application_name = startup.parameters.value(4).unwrap_or_default().into();
+        let application_name = startup.parameters.value(APPLICATION_NAME).unwrap_or_default().into();
         let user: Arc<str> = startup.user.as_str().into();
         if startup.database == ADMIN_DATABASE {
             let access = admin::Access::of(self.pooler, &self.stream, &startup.user).ok_or(Error::NotAllowed)?;
