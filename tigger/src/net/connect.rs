@@ -53,7 +53,7 @@ impl TcpOptions {
             socket.set_tcp_keepalive(&keepalive)?;
         }
         if stream.peer_addr()?.ip() == stream.local_addr()?.ip() {
-            unpace(socket);
+            unpace(&socket);
         }
         Ok(())
     }
@@ -62,7 +62,7 @@ impl TcpOptions {
 /// Between two sockets of this host nothing is ever congested. A congestion control that paces (bbr, many systems'
 /// default) costs a timer and a rate estimate for each segment there: 6 % of this process's CPU time in `pgbench -S`.
 /// Linux allows reno to every user (net.ipv4.tcp_allowed_congestion_control).
-fn unpace(socket: SockRef<'_>) {
+fn unpace(socket: &SockRef<'_>) {
     if let Err(error) = socket.set_tcp_congestion(b"reno") {
         tracing::debug!("the system's congestion control stays: {error}");
     }
