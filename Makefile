@@ -8,7 +8,7 @@ fmt:        ; cargo fmt --all
 fmt-check:  ; cargo fmt --all --check
 lint:       ; @scripts/lint.sh
 deny:       ; @scripts/deny.sh
-fuzz:       ; @scripts/fuzz.sh
+fuzz:       ; @scripts/fuzz.sh $${FUZZ_SECONDS:-300}
 soak:       ; @scripts/soak.sh
 docs:       ; @scripts/docs.sh
 docs-check: ; @scripts/docs.sh --check

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # make test: all tests of the workspace, against real servers where they need some, then a short fuzz run.
-#   FUZZ_SECONDS=10  time for each fuzz target
+#   FUZZ_SECONDS=5  time for each fuzz target
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/need.sh
@@ -17,7 +17,7 @@ trap 'rm -f "$TIGGER_SKIPPED"' EXIT
 
 if [ -x scripts/fuzz.sh ]; then
   say "A short fuzz run ..."
-  FUZZ_SECONDS="${FUZZ_SECONDS:-10}" scripts/fuzz.sh
+  FUZZ_SECONDS="${FUZZ_SECONDS:-5}" scripts/fuzz.sh
 fi
 say "Tests of the workspace ..."
 cargo test --workspace --locked

@@ -12,8 +12,11 @@
 //!              \--> (free)        \-> reconnect, pause, evict --> (free)              end_cancel --> Idle
 //! ```
 
+mod administration;
 pub mod idle;
 pub mod quota;
+mod upkeep;
+mod view;
 pub mod waiting;
 
 use std::collections::VecDeque;
@@ -23,6 +26,7 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use idle::IdleSet;
 use quota::{Quota, Scope};
+pub use view::{ServerState, ServerView};
 use waiting::WaitingQueue;
 pub use waiting::{Purpose, Ticket, Waiting};
 
@@ -84,7 +88,7 @@ pub struct ServerId {
 pub enum Claim<S> {
     /// Linked.
     Linked(ServerId, S),
-    /// Call [`Pool::wait`].
+    /// Call [`Pool::wait`], under the same lock: a server that is released in between would not be noticed.
     MustWait,
     /// There is no server and logins fail.
     Failed(Error),
@@ -93,7 +97,8 @@ pub enum Claim<S> {
 /// What a waiting client gets.
 #[derive(Debug)]
 pub enum Grant<S> {
-    /// It is linked to this server.
+    /// It is linked to this server. Cancel requests are ignored until it calls [`Pool::set_cancelable`], so that none
+    /// hits the query by which it sets its parameters.
     Server(ServerId, S),
     /// The pool knows the server's parameters now: the login can be finished.
     Welcome,
@@ -137,36 +142,6 @@ struct Entry<S> {
 struct Slot<S> {
     generation: u32,
     entry: Option<Entry<S>>,
-}
-
-/// State of a server as SHOW SERVERS and SHOW POOLS name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServerState {
-    /// Being connected and logged in.
-    Login,
-    /// In the pool.
-    Idle,
-    /// Linked to this client.
-    Active(ClientId),
-    /// Running the reset query.
-    Tested,
-    /// Released, but a cancel request for its last client is in flight.
-    BeingCanceled,
-}
-
-/// One server, as the admin console sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct ServerView {
-    /// Its name.
-    pub id: ServerId,
-    /// Its state.
-    pub state: ServerState,
-    /// When it was connected (or the attempt began).
-    pub connected_at: Instant,
-    /// Will be closed when released.
-    pub close_needed: bool,
-    /// Cancel requests in flight to it.
-    pub cancels: u32,
 }
 
 /// The pool of one (database, user). `S` is a server, `W` reaches a waiting client.
@@ -219,21 +194,20 @@ impl<S, W> Pool<S, W> {
 
     /// A client without a server has a request.
     pub fn claim(&mut self, now: Instant, client: ClientId) -> Claim<S> {
-        if self.paused || !self.waiting.is_empty() {
-            self.check_launch(now);
+        if self.paused {
             return Claim::MustWait;
         }
-        if let Some(slot) = self.idle.claim() {
+        // Those who wait already may go on hoping; whoever comes now is told at once.
+        if let Some(error) = self.fail_fast(now) {
+            return Claim::Failed(error);
+        }
+        if self.waiting.is_empty()
+            && let Some(slot) = self.idle.claim()
+        {
             let (id, server) = self.link(slot, client);
             return Claim::Linked(id, server);
         }
-        match self.failing() {
-            Some(error) => {
-                self.check_launch(now);
-                Claim::Failed(error)
-            }
-            None => Claim::MustWait,
-        }
+        Claim::MustWait
     }
 
     /// Puts a client at the end of the queue.
@@ -248,11 +222,16 @@ impl<S, W> Pool<S, W> {
         self.waiting.leave(ticket).is_some()
     }
 
-    /// The error for a client that logs in while logins to the server fail and there is no server.
-    pub fn failing(&self) -> Option<Error> {
+    /// The error for a client that comes while logins to the server fail and there is no server. Its coming is a reason
+    /// to try again, once `server_login_retry` is over.
+    pub fn fail_fast(&mut self, now: Instant) -> Option<Error> {
         let failed = self.login_failed.as_ref()?;
-        let any = self.entries().any(|(_, entry)| !matches!(entry.state, State::Login));
-        (!any).then(|| Error::ServerLoginFailing(failed.text.clone()))
+        if self.entries().any(|(_, entry)| !matches!(entry.state, State::Login)) {
+            return None;
+        }
+        let error = Error::ServerLoginFailing(failed.text.clone());
+        self.launch_if(now, true);
+        Some(error)
     }
 
     /// True when the parameters for welcoming clients are known.
@@ -376,109 +355,6 @@ impl<S, W> Pool<S, W> {
         self.check_launch(now);
     }
 
-    // What time brings.
-
-    /// Closes what is too old or idle too long, opens what is missing. To be called several times a second.
-    pub fn handle_tick(&mut self, now: Instant) {
-        for slot in 0..self.slots.len() {
-            if let Some(reason) = self.overdue(now, slot) {
-                if reason == Error::ServerLifetime {
-                    self.lifetime_closed_at = Some(now);
-                }
-                self.close_idle(slot, reason);
-            }
-        }
-        self.check_launch(now);
-    }
-
-    /// Opens one connection if the pool needs one and may have it now.
-    pub fn check_launch(&mut self, now: Instant) {
-        let total = self.total();
-        let limits = self.limits;
-        let wanted = !self.waiting.is_empty() || total < limits.min_pool_size as usize;
-        let logging_in = self.entries().any(|(_, entry)| matches!(entry.state, State::Login));
-        let retry_later = self
-            .login_failed
-            .as_ref()
-            .is_some_and(|failed| now.saturating_duration_since(failed.at) < limits.server_login_retry);
-        if self.paused || !wanted || logging_in || retry_later {
-            return;
-        }
-        let waited = self.waiting.oldest().map(|since| now.saturating_duration_since(since));
-        let patience_over = waited.zip(limits.reserve_pool_timeout).is_some_and(|(waited, limit)| waited >= limit);
-        let reserve = if patience_over { limits.reserve_pool_size } else { 0 };
-        if total >= (limits.pool_size + reserve) as usize {
-            return;
-        }
-        if let Err(scope) = quota::take(&self.database, &self.user) {
-            self.actions.push_back(Action::Evict(scope));
-            return;
-        }
-        let id = self.occupy(now);
-        self.actions.push_back(Action::Connect(id));
-    }
-
-    // What administrators and other pools do.
-
-    /// Takes over changed limits.
-    pub fn set_limits(&mut self, now: Instant, limits: PoolLimits) {
-        self.limits = limits;
-        self.check_launch(now);
-    }
-
-    /// Stops linking; idle servers are closed at once, the others when released.
-    pub fn pause(&mut self) {
-        self.paused = true;
-        self.close_all_idle(&Error::PauseMode);
-    }
-
-    /// Links again.
-    pub fn resume(&mut self, now: Instant) {
-        self.paused = false;
-        self.serve_waiting(now);
-        self.check_launch(now);
-    }
-
-    /// True after [`Self::pause`].
-    pub fn is_paused(&self) -> bool {
-        self.paused
-    }
-
-    /// Closes every server, those in use when they are released.
-    pub fn reconnect(&mut self, now: Instant, reason: &Error) {
-        for slot in &mut self.slots {
-            if let Some(entry) = &mut slot.entry {
-                entry.close_needed = true;
-            }
-        }
-        self.welcome = false;
-        self.close_all_idle(reason);
-        self.check_launch(now);
-    }
-
-    /// Fails every waiting client.
-    pub fn fail_waiting(&mut self, error: &Error) {
-        for purpose in [Purpose::Login, Purpose::Server] {
-            while let Some(waiting) = self.waiting.pop(purpose) {
-                self.actions.push_back(Action::Grant(waiting.waiter, Grant::Failed(error.clone())));
-            }
-        }
-    }
-
-    /// Since when the longest idle server is idle; what eviction compares.
-    pub fn idle_since(&self) -> Option<Instant> {
-        self.entries().filter_map(|(_, entry)| idle_since(entry)).min()
-    }
-
-    /// Closes the longest idle server.
-    pub fn evict(&mut self) -> bool {
-        let oldest = self
-            .entries()
-            .filter_map(|(id, entry)| Some((idle_since(entry)?, id.slot)))
-            .min_by_key(|(since, _)| *since);
-        oldest.is_some_and(|(_, slot)| self.close_idle(slot as usize, Error::Evicted))
-    }
-
     /// Takes an idle server out because bytes or a hang-up arrived on it; `None` when it is no longer idle. The driver
     /// gives it back by [`Self::handle_release`] or ends it by [`Self::handle_closed`].
     pub fn take_idle(&mut self, id: ServerId) -> Option<S> {
@@ -495,45 +371,6 @@ impl<S, W> Pool<S, W> {
                 None
             }
         }
-    }
-
-    // What the console and the tests see.
-
-    /// Servers in any state.
-    pub fn total(&self) -> usize {
-        self.entries().count()
-    }
-
-    /// Servers that are with a client or in a test: what PAUSE waits for.
-    pub fn busy(&self) -> usize {
-        self.entries().filter(|(_, e)| !matches!(e.state, State::Idle { .. } | State::Login)).count()
-    }
-
-    /// Each server.
-    pub fn servers(&self) -> impl Iterator<Item = ServerView> {
-        self.entries().map(|(id, entry)| ServerView {
-            id,
-            state: match entry.state {
-                State::Login => ServerState::Login,
-                State::Idle { .. } => ServerState::Idle,
-                State::Active { client, .. } => ServerState::Active(client),
-                State::Tested => ServerState::Tested,
-                State::BeingCanceled { .. } => ServerState::BeingCanceled,
-            },
-            connected_at: entry.connected_at,
-            close_needed: entry.close_needed,
-            cancels: entry.cancels,
-        })
-    }
-
-    /// Each waiting client, longest first.
-    pub fn waiting(&self) -> impl Iterator<Item = &Waiting<W>> {
-        self.waiting.iter()
-    }
-
-    /// How many clients wait.
-    pub fn waiting_count(&self) -> usize {
-        self.waiting.len()
     }
 
     // Helpers.
@@ -567,7 +404,8 @@ impl<S, W> Pool<S, W> {
         let Some(entry) = self.entry_mut(id) else { return };
         match next {
             Some(waiting) => {
-                entry.state = State::Active { client: waiting.client, cancelable: true };
+                // It does not know yet; see `Grant::Server`.
+                entry.state = State::Active { client: waiting.client, cancelable: false };
                 self.actions.push_back(Action::Grant(waiting.waiter, Grant::Server(id, server)));
             }
             None => {
@@ -586,20 +424,6 @@ impl<S, W> Pool<S, W> {
         }
     }
 
-    fn occupy(&mut self, now: Instant) -> ServerId {
-        let entry =
-            Entry { state: State::Login, connected_at: now, close_needed: false, cancels: 0, key: Box::default() };
-        let index = self.slots.iter().position(|slot| slot.entry.is_none()).unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, entry: None });
-            self.idle.grow(self.slots.len());
-            self.slots.len() - 1
-        });
-        let slot = &mut self.slots[index];
-        slot.generation = slot.generation.wrapping_add(1);
-        slot.entry = Some(entry);
-        ServerId { slot: index as u32, generation: slot.generation }
-    }
-
     fn forget(&mut self, id: ServerId) -> Option<Entry<S>> {
         self.entry_mut(id)?;
         quota::give_back(&self.database, &self.user);
@@ -609,55 +433,6 @@ impl<S, W> Pool<S, W> {
     fn close(&mut self, id: ServerId, server: S, reason: Error) {
         self.forget(id);
         self.actions.push_back(Action::Close(id, server, reason));
-    }
-
-    /// Closes the server in this slot if it is idle.
-    fn close_idle(&mut self, slot: usize, reason: Error) -> bool {
-        if !self.idle.withdraw(slot) {
-            return false;
-        }
-        let (id, server) = self.link(slot, NOBODY);
-        self.close(id, server, reason);
-        true
-    }
-
-    fn close_all_idle(&mut self, reason: &Error) {
-        for slot in 0..self.slots.len() {
-            self.close_idle(slot, reason.clone());
-        }
-    }
-
-    fn overdue(&self, now: Instant, slot: usize) -> Option<Error> {
-        let entry = self.slots[slot].entry.as_ref()?;
-        let since = idle_since(entry)?;
-        let id = ServerId { slot: slot as u32, generation: self.slots[slot].generation };
-        let idle_too_long =
-            self.limits.server_idle_timeout.is_some_and(|limit| now.saturating_duration_since(since) >= limit);
-        if self.is_lifetime_over(now, id) {
-            Some(Error::ServerLifetime)
-        } else if idle_too_long && self.total() > self.limits.min_pool_size as usize {
-            Some(Error::ServerIdleTimeout)
-        } else if self.has_surplus() {
-            Some(Error::CloseNeeded)
-        } else {
-            None
-        }
-    }
-
-    /// True when a reload made the pool smaller than it is.
-    fn has_surplus(&self) -> bool {
-        let most = (self.limits.pool_size + self.limits.reserve_pool_size) as usize;
-        self.slots.len() > most && self.total() > most
-    }
-
-    /// True when the server is too old. Such servers are closed `server_lifetime / pool_size` apart, so that a pool
-    /// opened at once does not end at once.
-    fn is_lifetime_over(&self, now: Instant, id: ServerId) -> bool {
-        let lifetime = self.limits.server_lifetime;
-        let Some(entry) = self.slots.get(id.slot as usize).and_then(|slot| slot.entry.as_ref()) else { return false };
-        let gap = lifetime / self.limits.pool_size.max(1);
-        now.saturating_duration_since(entry.connected_at) >= lifetime
-            && self.lifetime_closed_at.is_none_or(|at| now.saturating_duration_since(at) >= gap)
     }
 }
 
@@ -682,4 +457,4 @@ fn state_name<S>(state: &State<S>) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -26,6 +26,7 @@ pub struct Server {
     parameters: ParameterSet,
     /// Set when the server must not be pooled again, whatever its status.
     doomed: bool,
+    packet_len_max: u32,
 }
 
 /// What to do with the bytes at the start of a server's buffer.
@@ -57,7 +58,13 @@ impl Server {
             status: TransactionStatus::Idle,
             parameters,
             doomed: false,
+            packet_len_max: MESSAGE_LEN_MAX,
         }
+    }
+
+    /// The same with a limit (`max_packet_size`) on the length of each message.
+    pub fn with_packet_len_max(self, packet_len_max: u32) -> Self {
+        Self { packet_len_max, ..self }
     }
 
     /// The tracked parameters as last reported.
@@ -75,13 +82,32 @@ impl Server {
         self.status == TransactionStatus::Idle && self.outstanding.is_empty() && self.walker.at_border() && !self.doomed
     }
 
-    /// True when the transaction is over but the server must be closed instead of pooled, because what it still owes
-    /// cannot be known.
+    /// True when the transaction is over but the server cannot be pooled, because what it still owes is not known. The
+    /// driver sends Terminate, shuts down its sending side (a backend in COPY-in mode swallows Terminate), and calls
+    /// [`Self::handle_terminate`]; what comes before the server hangs up is still for the client.
     pub fn is_spent(&self) -> bool {
-        self.status == TransactionStatus::Idle && (self.outstanding.is_unknown() || self.doomed)
+        self.status == TransactionStatus::Idle
+            && self.walker.at_border()
+            && (self.outstanding.is_spent() || (self.doomed && self.outstanding.is_empty()))
     }
 
-    /// True when the last byte forwarded to the client ended a message.
+    /// Takes note that Terminate was sent because the server [is spent](Self::is_spent).
+    pub fn handle_terminate(&mut self) {
+        self.outstanding.handle_terminate();
+    }
+
+    /// True after [`Self::handle_terminate`].
+    pub fn is_ending(&self) -> bool {
+        self.outstanding.is_ending()
+    }
+
+    /// True when the hang-up of the server is the end that [`Self::handle_terminate`] began, and lost nothing: its
+    /// client goes on with another.
+    pub fn has_ended(&self) -> bool {
+        self.status == TransactionStatus::Idle && self.walker.at_border() && self.outstanding.is_ending()
+    }
+
+    /// True when the last byte forwarded to the client ended a message: only then may an error of ours follow.
     pub fn at_border(&self) -> bool {
         self.walker.at_border()
     }
@@ -139,7 +165,7 @@ impl Server {
     }
 
     /// Walks bytes received while nobody is linked; returns how many were used. Parameters are noted, notices and
-    /// notifications dropped.
+    /// notifications dropped. Only whole messages are used: the rest of a dropped one must not reach the next client.
     ///
     /// # Errors
     /// [`Error::ServerRefused`] when the server says why it ends the connection, [`Error::ServerProtocol`] for anything
@@ -147,24 +173,19 @@ impl Server {
     pub fn handle_idle_bytes(&mut self, buf: &[u8], tracked: &Tracked) -> Result<usize, Error> {
         let mut at = self.walker.pass(buf.len());
         while let Some(header) = self.header(&buf[at..])? {
-            match header.kind {
-                kind::PARAMETER_STATUS | kind::ERROR_RESPONSE => {
-                    let Some(body) = whole(header, &buf[at..])? else { break };
-                    if header.kind == kind::ERROR_RESPONSE {
-                        return Err(Error::ServerRefused(ErrorFields::read(body)));
-                    }
-                    self.parameter(body, tracked)?;
-                    at += header.total();
-                }
-                kind::NOTICE_RESPONSE | kind::NOTIFICATION_RESPONSE => {
-                    at += self.walker.enter(header, buf.len() - at);
-                }
-                other => {
-                    return Err(Error::ServerProtocol(
-                        format!("unexpected message 0x{other:02x} from an idle server").into(),
-                    ));
-                }
+            let unasked =
+                [kind::PARAMETER_STATUS, kind::ERROR_RESPONSE, kind::NOTICE_RESPONSE, kind::NOTIFICATION_RESPONSE];
+            if !unasked.contains(&header.kind) {
+                let text = format!("unexpected message 0x{:02x} from an idle server", header.kind);
+                return Err(Error::ServerProtocol(text.into()));
             }
+            let Some(body) = whole(header, &buf[at..])? else { break };
+            match header.kind {
+                kind::ERROR_RESPONSE => return Err(Error::ServerRefused(ErrorFields::read(body))),
+                kind::PARAMETER_STATUS => drop(self.parameter(body, tracked)?),
+                _ => {}
+            }
+            at += header.total();
         }
         Ok(at)
     }
@@ -217,7 +238,7 @@ impl Server {
         if !self.walker.at_border() {
             return Ok(None);
         }
-        Header::read(buf, MESSAGE_LEN_MAX).map_err(|bad| Error::ServerProtocol(bad.to_string().into()))
+        Header::read(buf, self.packet_len_max).map_err(|bad| Error::ServerProtocol(bad.to_string().into()))
     }
 
     fn replied(&mut self, reply: u8) -> Result<(), Error> {
@@ -363,12 +384,57 @@ mod tests {
         bytes.extend(b"A\0\0\0\x0a\0\0\0\0\0\0N\0\0\0\x05\0");
         assert_eq!(server.handle_idle_bytes(&bytes, &tracked), Ok(bytes.len()));
         assert_eq!(server.parameters().value(2), Some("CET"));
+        // The rest of a message that has not come as a whole is for whoever is linked then.
+        for end in 0..bytes.len() {
+            let mut server = new(&tracked);
+            let used = server.handle_idle_bytes(&bytes[..end], &tracked).unwrap();
+            assert!(used <= end && server.is_idle());
+            assert_eq!(server.handle_idle_bytes(&bytes[used..], &tracked), Ok(bytes.len() - used));
+        }
         assert!(server.handle_idle_bytes(b"D\0\0\0\x06\0\0", &tracked).is_err());
         let mut bytes = Vec::new();
         crate::wire::error_response::write(&mut bytes, crate::wire::error_response::Severity::Fatal, "57P01", "bye");
         assert!(
             matches!(server.handle_idle_bytes(&bytes, &tracked), Err(Error::ServerRefused(f)) if f.sqlstate == "57P01")
         );
+    }
+
+    #[test]
+    fn spent_servers() {
+        let tracked = Tracked::new([]);
+        let mut server = new(&tracked);
+        let feed = |server: &mut Server, bytes: &[u8]| {
+            server.handle_bytes(bytes, &tracked, |_, _| {}).unwrap();
+        };
+        // A COPY in the extended protocol with a Sync behind it, and CopyDone and another Sync behind that.
+        for request in [Request::Execute, Request::Sync] {
+            server.handle_request(request);
+        }
+        feed(&mut server, b"G\0\0\0\x07\0\0\0");
+        for request in [Request::CopyEnd, Request::Sync] {
+            server.handle_request(request);
+        }
+        feed(&mut server, b"E\0\0\0\x05\0");
+        // One ReadyForQuery is sure, a second may follow.
+        assert!(!server.is_idle() && !server.is_spent() && server.is_full());
+        feed(&mut server, b"Z\0\0\0\x05I");
+        assert!(!server.is_idle() && server.is_spent());
+        server.handle_terminate();
+        assert!(!server.is_spent() && server.is_full() && server.is_ending() && server.has_ended());
+        feed(&mut server, b"Z\0\0\0\x05I");
+        assert!(!server.is_idle() && server.has_ended());
+        feed(&mut server, b"Z\0\0\0\x05T");
+        assert!(!server.has_ended());
+    }
+
+    #[test]
+    fn an_error_that_nothing_asked_for() {
+        let tracked = Tracked::new([]);
+        let mut server = new(&tracked);
+        let mut bytes = Vec::new();
+        crate::wire::error_response::write(&mut bytes, crate::wire::error_response::Severity::Fatal, "57P01", "bye");
+        server.handle_bytes(&bytes, &tracked, |_, _| {}).unwrap();
+        assert!(!server.is_idle() && !server.is_spent() && server.is_full());
     }
 
     #[test]

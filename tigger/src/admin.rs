@@ -30,9 +30,6 @@ const LOCAL_ADMIN: &str = "pgbouncer";
 /// Longest command, in bytes.
 const COMMAND_LEN_MAX: u32 = 64 * 1024;
 
-/// Bytes read at once.
-const READ_LEN: usize = 1024;
-
 /// What a console user may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -176,8 +173,8 @@ impl Session {
             result = run => result,
             error = gone => return Err(error),
         };
-        if let Err(refusal) = result {
-            error_response::write(&mut out, Severity::Error, "08P01", &refusal);
+        if let Err(refused) = result {
+            error_response::write(&mut out, Severity::Error, refused.sqlstate, &refused.text);
         }
         backend::ready_for_query(&mut out);
         Ok(out)
@@ -187,7 +184,7 @@ impl Session {
         let Self { stream, unread, guard, .. } = self;
         let end = std::future::poll_fn(|cx| guard.info.poll_end(cx));
         tokio::select! {
-            read = stream.read_more(unread, READ_LEN) => match read {
+            read = stream.read_more(unread) => match read {
                 Ok(1..) => Ok(()),
                 _ => Err(Error::ClientUnexpectedEof),
             },
@@ -203,7 +200,7 @@ async fn gone(stream: &mut Stream, unread: &mut Vec<u8>, guard: &Guard) -> Error
         let full = unread.len() > COMMAND_LEN_MAX as usize;
         tokio::select! {
             error = end => return error,
-            read = stream.read_more(unread, READ_LEN), if !full => if !matches!(read, Ok(1..)) {
+            read = stream.read_more(unread), if !full => if !matches!(read, Ok(1..)) {
                 return Error::ClientUnexpectedEof;
             },
         }

@@ -74,6 +74,8 @@ pub struct Pooler {
     config: ArcSwap<Config>,
     users: ArcSwap<Users>,
     mock_key: [u8; 32],
+    /// PAUSE without a name: holds for databases that nobody has used yet, too.
+    all_paused: AtomicBool,
     databases: Mutex<BTreeMap<Arc<str>, Arc<DatabaseState>>>,
     user_quotas: Mutex<HashMap<Arc<str>, Arc<Quota>>>,
     pools: RwLock<BTreeMap<PoolName, Arc<Pool>>>,
@@ -119,6 +121,7 @@ impl Pooler {
             config: ArcSwap::from_pointee(config),
             users: ArcSwap::from_pointee(users),
             mock_key,
+            all_paused: AtomicBool::new(false),
             databases: Mutex::default(),
             user_quotas: Mutex::default(),
             pools: RwLock::default(),
@@ -175,7 +178,8 @@ impl Pooler {
         let secret = server_secret(&line, &self.users(), &name.user);
         let pool_config = pool_config(&config, line, &name.user);
         let pool = Arc::new(Pool::new(name.clone(), pool_config, quotas, secret, self));
-        if state.is_paused() {
+        if state.is_paused() || self.all_paused.load(Ordering::Relaxed) {
+            state.paused.store(true, Ordering::Relaxed);
             pool.run(tigger_proto::pool::Pool::pause);
         }
         pools.insert(name, Arc::clone(&pool));
@@ -210,11 +214,17 @@ impl Pooler {
         }
     }
 
-    /// Forgets pools of automatic databases that have neither clients nor servers: their names come from clients, so
-    /// that they must not pile up.
-    fn forget_unused(&self) {
+    /// Forgets pools of automatic databases that had neither clients nor servers for a while: their names come from
+    /// clients, so that they must not pile up.
+    fn forget_unused(&self, now: Instant) {
+        let limit = self.config().settings.autodb_idle_timeout;
         let is_unused = |pool: &Arc<Pool>| pool.is_auto() && pool.run(|core| core.total() + core.waiting_count()) == 0;
-        for pool in self.pools().into_iter().filter(is_unused) {
+        for pool in self.pools() {
+            // Besides the registry and this loop, every client knows its pool.
+            let unused = is_unused(&pool) && Arc::strong_count(&pool) == 2;
+            if !pool.is_unused_for(now, unused, limit) {
+                continue;
+            }
             let mut pools = self.pools.write().expect("nobody panics with this lock");
             // Only the registry and this loop know it: no client is just about to use it.
             if Arc::strong_count(&pool) == 2 {
@@ -281,6 +291,9 @@ impl Pooler {
     }
 
     fn set_paused(&self, database: Option<&str>, paused: bool) {
+        if database.is_none() {
+            self.all_paused.store(paused, Ordering::Relaxed);
+        }
         let names: Vec<Arc<str>> = match database {
             Some(name) => vec![name.into()],
             None => self.database_names().into_iter().map(Arc::from).collect(),
@@ -359,7 +372,9 @@ impl Pooler {
             let done = async {
                 match now {
                     Phase::Running => std::future::pending().await,
-                    Phase::WaitForClients => self.until(|| self.clients.is_empty()).await,
+                    Phase::WaitForClients => {
+                        self.until(|| self.clients.all().iter().all(|info| info.is_console())).await
+                    }
                     Phase::WaitForServers => {
                         self.pause(None);
                         self.released(None).await;
@@ -399,7 +414,7 @@ impl Pooler {
             tick.tick().await;
             let now = Instant::now();
             self.pools().iter().for_each(|pool| pool.run(|core| core.handle_tick(now)));
-            self.forget_unused();
+            self.forget_unused(now);
             if now.duration_since(period_start) >= self.config().settings.stats_period {
                 period_start = now;
                 self.turn_period(now);

@@ -11,8 +11,11 @@
 //! ```text
 //! Normal --CopyInResponse--> CopyIn --CopyDone, CopyFail, ErrorResponse, other request--> Normal
 //! Normal --ErrorResponse, no Sync sent yet--> SkipToSync --Sync--> Normal
-//! CopyIn --ErrorResponse after a Sync that it may or may not have ignored--> Unknown
+//! Normal --ErrorResponse, nothing owed--> Leaving
+//! CopyIn, Normal --ErrorResponse instead of CommandComplete, requests in doubt--> Unknown --Terminate--> Ending
 //! ```
+//! A request is in doubt when it was sent into COPY-in mode: a COPY that fails on its data has ignored or swallowed it,
+//! one that fails before it reads any (a COPY into a view) leaves it to be answered, and the error does not tell which.
 
 use std::collections::VecDeque;
 
@@ -29,20 +32,49 @@ pub const OUTSTANDING_MAX: usize = 65_536;
 pub struct Outstanding {
     queue: VecDeque<Request>,
     mode: Mode,
+    /// An extended query was begun and its ReadyForQuery has not come: although every request may be answered (after a
+    /// Flush), the backend is in an implicit transaction.
+    begun: bool,
+    /// Requests that the COPY at the front of the queue may have ignored are not in the queue; this is how they end.
+    doubt: Option<Group>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Mode {
     #[default]
     Normal,
-    /// The backend reads COPY data. `syncs` counts Syncs it ignores if the mode lasts.
-    CopyIn { syncs: u32 },
+    /// The backend reads COPY data.
+    CopyIn,
     /// The backend skips everything up to a Sync that was not sent yet.
     SkipToSync,
     /// What the backend owes cannot be known: the server must never be given to another client. It serves this one to
-    /// the end of its transaction and is closed then. `asked` is true between a request that asks for ReadyForQuery
-    /// and the next ReadyForQuery: nothing more is sent meanwhile, since it could be lost with the server.
-    Unknown { asked: bool },
+    /// the end of its transaction and is ended then.
+    Unknown {
+        /// Between a Sync and the next ReadyForQuery, when nothing more is sent.
+        asked: bool,
+        /// An open one must go on to this server up to its Sync.
+        group: Group,
+        /// No request was sent since the last ReadyForQuery.
+        ready: bool,
+        /// It reads COPY data, and ignores Syncs.
+        copying: bool,
+    },
+    /// Terminate was sent: what comes before the server hangs up is the client's.
+    Ending,
+    /// The server reported an error that nothing asked for: it is about to hang up.
+    Leaving,
+}
+
+/// Where requests stand that may or may not be answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Group {
+    /// Nothing, or a Query or FunctionCall, is last.
+    #[default]
+    Closed,
+    /// A Sync is last.
+    Synced,
+    /// Extended queries were begun, and their Sync was not sent.
+    Open,
 }
 
 /// A reply that cannot belong to any request: the server broke the protocol, or we lost track of it.
@@ -50,37 +82,70 @@ enum Mode {
 pub struct Unexpected;
 
 impl Outstanding {
-    /// True when the server owes nothing.
+    /// True when the server owes nothing, not even the ReadyForQuery after a Sync that was not sent yet.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty() && matches!(self.mode, Mode::Normal)
+        self.queue.is_empty() && self.mode == Mode::Normal && !self.begun
     }
 
-    /// True when nobody can tell what the server owes; lasts as long as the server.
-    pub fn is_unknown(&self) -> bool {
-        matches!(self.mode, Mode::Unknown { .. })
+    /// True when nobody can tell what the server owes, and this is the moment to end it if it is in no transaction.
+    pub fn is_spent(&self) -> bool {
+        matches!(self.mode, Mode::Unknown { asked: false, group: Group::Closed | Group::Synced, ready: true, .. })
+    }
+
+    /// True after [`Self::handle_terminate`].
+    pub fn is_ending(&self) -> bool {
+        self.mode == Mode::Ending
     }
 
     /// True when no more requests should be sent until replies come.
     pub fn is_full(&self) -> bool {
-        self.queue.len() >= OUTSTANDING_MAX || self.mode == Mode::Unknown { asked: true }
+        self.queue.len() >= OUTSTANDING_MAX
+            || matches!(self.mode, Mode::Ending | Mode::Leaving | Mode::Unknown { asked: true, .. })
+    }
+
+    /// Takes note of a Terminate that is sent to the server.
+    pub fn handle_terminate(&mut self) {
+        self.mode = Mode::Ending;
     }
 
     /// Takes note of a request that is sent to the server.
     pub fn handle_request(&mut self, request: Request) {
-        match (self.mode, request) {
+        match (&mut self.mode, request) {
+            (Mode::Normal, Request::CopyEnd) if self.queue.is_empty() => {}
+            (Mode::Normal, _) => {
+                self.begun |= begins(&request);
+                self.queue.push_back(request);
+            }
             (Mode::SkipToSync, Request::Sync) => {
                 self.mode = Mode::Normal;
                 self.queue.push_back(request);
             }
-            (Mode::Unknown { .. }, Request::Sync | Request::Query | Request::FunctionCall) => {
-                self.mode = Mode::Unknown { asked: true };
+            (Mode::CopyIn, _) => {
+                if self.ignored(request) {
+                    self.mode = Mode::Normal;
+                }
             }
-            (Mode::SkipToSync | Mode::Unknown { .. }, _) => {}
-            (Mode::CopyIn { syncs }, Request::Sync) => self.mode = Mode::CopyIn { syncs: syncs.saturating_add(1) },
-            (Mode::CopyIn { .. }, _) => self.mode = Mode::Normal,
-            (Mode::Normal, Request::CopyEnd) if self.queue.is_empty() => {}
-            (Mode::Normal, _) => self.queue.push_back(request),
+            (Mode::SkipToSync | Mode::Ending | Mode::Leaving, _) => {}
+            (Mode::Unknown { copying: true, .. }, Request::Sync) => {}
+            (Mode::Unknown { asked, group, ready, copying }, _) => {
+                // A Query may be skipped, so that only a Sync is sure to be answered.
+                *asked |= request == Request::Sync;
+                *group = group.then(request);
+                *ready &= request == Request::CopyEnd;
+                *copying = false;
+            }
         }
+    }
+
+    /// A request that a backend in COPY-in mode ignores or swallows, if it gets so far; true if it ends the mode.
+    fn ignored(&mut self, request: Request) -> bool {
+        let sync = request == Request::Sync;
+        // After the error of an Execute everything up to a Sync is skipped anyway.
+        let skipped = self.doubt.is_none() && self.queue.front() != Some(&Request::Query);
+        if sync || (!skipped && request != Request::CopyEnd) {
+            self.doubt = Some(self.doubt.unwrap_or_default().then(request));
+        }
+        !sync
     }
 
     /// Takes note of a reply of type `reply`.
@@ -97,11 +162,19 @@ impl Outstanding {
             kind::CLOSE_COMPLETE => self.answered(Request::Close),
             kind::ROW_DESCRIPTION | kind::NO_DATA => self.answered(Request::Describe),
             kind::COMMAND_COMPLETE | kind::EMPTY_QUERY_RESPONSE | kind::PORTAL_SUSPENDED => {
+                self.doubt = None;
+                self.copied();
                 self.answered(Request::Execute);
             }
             _ => {}
         }
         Ok(())
+    }
+
+    fn copied(&mut self) {
+        if let Mode::Unknown { copying, .. } = &mut self.mode {
+            *copying = false;
+        }
     }
 
     fn answered(&mut self, request: Request) {
@@ -119,33 +192,38 @@ impl Outstanding {
     }
 
     fn ready(&mut self) -> Result<(), Unexpected> {
-        if self.is_unknown() {
-            self.mode = Mode::Unknown { asked: false };
-            return Ok(());
+        match &mut self.mode {
+            Mode::Ending | Mode::Leaving => return Ok(()),
+            Mode::Unknown { asked, ready, .. } => {
+                (*asked, *ready) = (false, true);
+                return Ok(());
+            }
+            Mode::CopyIn => self.mode = Mode::Normal,
+            Mode::Normal | Mode::SkipToSync => {}
         }
-        let ends = |request: &Request| matches!(request, Request::Sync | Request::Query | Request::FunctionCall);
         let position = self.queue.iter().position(ends).ok_or(Unexpected)?;
         self.queue.drain(..=position);
+        self.begun = self.queue.iter().any(begins);
+        self.doubt = None;
         self.drop_ignored();
-        if matches!(self.mode, Mode::CopyIn { .. }) {
-            self.mode = Mode::Normal;
-        }
         Ok(())
     }
 
     fn error(&mut self) {
-        match self.mode {
-            // A Sync was sent into COPY-in mode. The error may have come before the backend read it (then it is
-            // answered) or after (then it was ignored): we cannot tell.
-            Mode::CopyIn { syncs } if syncs > 0 => {
-                self.queue.clear();
-                self.mode = Mode::Unknown { asked: false };
-                return;
-            }
-            Mode::CopyIn { .. } => self.mode = Mode::Normal,
-            _ => {}
+        if let Some(group) = self.doubt.take() {
+            let group = self.queue.iter().skip(1).fold(group, |group, &request| group.then(request));
+            let rest_asks = self.queue.iter().skip(1).any(|&request| request == Request::Sync);
+            let asked = rest_asks || self.queue.front() == Some(&Request::Query);
+            self.queue.clear();
+            self.mode = Mode::Unknown { asked, group, ready: false, copying: false };
+            return;
+        }
+        self.copied();
+        if self.mode == Mode::CopyIn {
+            self.mode = Mode::Normal;
         }
         match self.queue.front() {
+            None if self.mode == Mode::Normal => self.mode = Mode::Leaving,
             None | Some(Request::Sync | Request::Query | Request::FunctionCall) => {}
             Some(_) => match self.queue.iter().position(|request| *request == Request::Sync) {
                 Some(sync) => drop(self.queue.drain(..sync)),
@@ -159,21 +237,47 @@ impl Outstanding {
 
     /// The request at the front put the backend into COPY-in mode: find what it does with the requests already sent.
     fn copy_in(&mut self) {
-        if self.is_unknown() {
-            return;
+        match &mut self.mode {
+            Mode::Normal => {}
+            // A Sync that was sent is ignored; the data and another must come.
+            Mode::Unknown { asked, group, ready, copying } => {
+                if *group == Group::Synced {
+                    *group = Group::Open;
+                }
+                (*asked, *ready, *copying) = (false, false, true);
+                return;
+            }
+            _ => return,
         }
-        let mut syncs = 0;
-        while let Some(&next) = self.queue.get(1) {
-            // Either ignored (Sync), or the message that ends the mode.
-            self.queue.remove(1);
-            if next == Request::Sync {
-                syncs += 1;
-            } else {
-                self.mode = Mode::Normal;
+        while let Some(next) = self.queue.remove(1) {
+            if self.ignored(next) {
                 return;
             }
         }
-        self.mode = Mode::CopyIn { syncs };
+        self.mode = Mode::CopyIn;
+    }
+}
+
+/// True for requests that are answered by ReadyForQuery.
+fn ends(request: &Request) -> bool {
+    matches!(request, Request::Sync | Request::Query | Request::FunctionCall)
+}
+
+/// True for the requests of an extended query up to its Sync.
+fn begins(request: &Request) -> bool {
+    !ends(request) && *request != Request::CopyEnd
+}
+
+impl Group {
+    fn then(self, request: Request) -> Self {
+        match request {
+            Request::Sync => Self::Synced,
+            Request::Query | Request::FunctionCall => Self::Closed,
+            // Of a COPY that ignored the Sync: another follows.
+            Request::CopyEnd if self == Self::Synced => Self::Open,
+            Request::CopyEnd => self,
+            _ => Self::Open,
+        }
     }
 }
 
@@ -213,9 +317,10 @@ mod tests {
     #[test]
     fn extended_queries() {
         check("P B D E S ! <1 <2 <T <D <C ! <Z .");
-        check("P ! <1 . D ! <t <n . S ! <Z .");
+        // Answered after a Flush, but in an implicit transaction.
+        check("P ! <1 ! D ! <t <n ! S ! <Z .");
         check("P B E S P B E S <1 <2 <C <Z ! <1 <2 <C <Z .");
-        check("P B E E <1 <2 <s <C . S <Z .");
+        check("P B E E <1 <2 <s <C ! S <Z .");
         check("C S <3 <Z .");
         check("P B E Q <1 <2 <C ! <C <Z .");
     }
@@ -230,7 +335,8 @@ mod tests {
         check("P Q S <E ! <Z .");
         // The error of a deferred constraint comes with the Sync itself.
         check("E S <C <E ! <Z .");
-        check("<E .");
+        // An error that nothing asked for: the server hangs up next.
+        check("<E !");
     }
 
     #[test]
@@ -247,12 +353,17 @@ mod tests {
         check("P B E S c S <1 <2 <G ! <C <Z .");
         // The same, but the COPY fails before it starts: both Syncs are answered.
         check("P B E S c S <E <Z ! <Z .");
-        check("P B E S <1 <2 <G c S <E ! <Z .");
         // A message that has no place in COPY-in mode is swallowed and fails it.
-        check("Q <G Q <E ! <Z .");
         check("P B E <1 <2 <G P <E ! S <Z .");
         // A Sync inside COPY-in mode and an error of the data: unknowable, so never idle again.
         check("P B E S <1 <2 <G <E ! S ! <Z ! <Z !");
+        check("P B E S <1 <2 <G c S <E ! <Z ! <Z !");
+        check("Q <G S c <E ! <Z !");
+        check("Q <G Q <E ! <Z !");
+        // But not if the COPY succeeds.
+        check("P B E S <1 <2 <G c S <C <Z . B <E ! S <Z .");
+        // CopyDone is sent without its Sync: that must still reach this server, whatever ReadyForQuery came before.
+        check("P B E S <1 <2 <G c <E ! <Z ! S ! <Z !");
     }
 
     #[test]

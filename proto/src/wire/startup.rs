@@ -80,20 +80,26 @@ pub fn read(buf: &[u8]) -> Result<Option<(StartupPacket, usize)>, BadStartup> {
     if !length_ok(len) {
         return Err(BadStartup::Header(*head));
     }
+    // Refused before the body is there, so that nothing is buffered in vain.
+    match (code, len) {
+        (SSL_REQUEST | GSSENC_REQUEST, 8) => {}
+        // 4 bytes process id, and a secret of 4 bytes (3.0) to 256 bytes (3.2)
+        (CANCEL_REQUEST, 16..=268) => {}
+        (CANCEL_REQUEST, _) => return Err(BadStartup::Cancel),
+        _ => match code >> 16 {
+            3 => {}
+            2 => return Err(BadStartup::OldProtocol),
+            _ => return Err(BadStartup::Header(*head)),
+        },
+    }
     let Some(body) = buf.get(8..len as usize) else {
         return Ok(None);
     };
     let packet = match code {
-        SSL_REQUEST if body.is_empty() => StartupPacket::Ssl,
-        GSSENC_REQUEST if body.is_empty() => StartupPacket::GssEnc,
-        // 4 bytes process id, and a secret of 4 bytes (3.0) to 256 bytes (3.2)
-        CANCEL_REQUEST if (8..=260).contains(&body.len()) => StartupPacket::Cancel(body.to_vec()),
-        CANCEL_REQUEST => return Err(BadStartup::Cancel),
-        _ => match code >> 16 {
-            3 => StartupPacket::Startup { minor: code as u16, parameters: read_parameters(body)? },
-            2 => return Err(BadStartup::OldProtocol),
-            _ => return Err(BadStartup::Header(*head)),
-        },
+        SSL_REQUEST => StartupPacket::Ssl,
+        GSSENC_REQUEST => StartupPacket::GssEnc,
+        CANCEL_REQUEST => StartupPacket::Cancel(body.to_vec()),
+        _ => StartupPacket::Startup { minor: code as u16, parameters: read_parameters(body)? },
     };
     Ok(Some((packet, len as usize)))
 }
@@ -201,6 +207,16 @@ mod tests {
         for end in 0..bytes.len() {
             assert_eq!(read(&bytes[..end]), Ok(None), "cut at {end}");
         }
+    }
+
+    #[test]
+    fn what_will_be_refused_is_not_waited_for() {
+        let check = |bytes: &[u8], expected| assert_eq!(read(bytes), Err(expected), "{bytes:?}");
+        check(b"\0\0\x27\x10\0\x05\0\0", BadStartup::Header(*b"\0\0\x27\x10\0\x05\0\0"));
+        check(b"\0\0\0\x09\x04\xd2\x16\x2f", BadStartup::Header(*b"\0\0\0\x09\x04\xd2\x16\x2f"));
+        check(b"\0\0\x27\x10\0\x02\0\0", BadStartup::OldProtocol);
+        check(b"\0\0\0\x0c\x04\xd2\x16\x2e", BadStartup::Cancel);
+        check(b"\0\0\x01\x0d\x04\xd2\x16\x2e", BadStartup::Cancel);
     }
 
     proptest! {

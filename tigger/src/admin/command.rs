@@ -71,7 +71,7 @@ pub(super) async fn run(
     access: Access,
     text: &str,
     out: &mut Vec<u8>,
-) -> Result<(), String> {
+) -> Result<(), Refused> {
     let words = words(text).ok_or_else(|| invalid(text))?;
     let mut words = words.iter().map(String::as_str);
     let Some(first) = words.next() else {
@@ -80,8 +80,8 @@ pub(super) async fn run(
     };
     let rest: Vec<&str> = words.collect();
     match first.to_ascii_uppercase().as_str() {
-        "SHOW" | "SELECT" => answer_show(pooler, text, &rest, out),
-        "SET" => answer_set(text, &rest, out),
+        "SHOW" | "SELECT" => Ok(answer_show(pooler, text, &rest, out)?),
+        "SET" => Ok(answer_set(text, &rest, out)?),
         word => {
             let command = COMMANDS.iter().find(|command| command.word == word).ok_or_else(|| invalid(text))?;
             if access != Access::Admin {
@@ -92,6 +92,24 @@ pub(super) async fn run(
             backend::command_complete(out, command.word);
             Ok(())
         }
+    }
+}
+
+/// What the user is told instead of a reply.
+pub(super) struct Refused {
+    pub(super) sqlstate: &'static str,
+    pub(super) text: String,
+}
+
+impl From<String> for Refused {
+    fn from(text: String) -> Self {
+        Self { sqlstate: "08P01", text }
+    }
+}
+
+impl From<&str> for Refused {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
     }
 }
 
@@ -113,12 +131,12 @@ fn invalid(text: &str) -> String {
     format!("invalid command '{}', use SHOW HELP;", text.trim())
 }
 
-async fn act(pooler: &Arc<Pooler>, client: ClientId, action: Action, argument: Option<&str>) -> Result<(), String> {
+async fn act(pooler: &Arc<Pooler>, client: ClientId, action: Action, argument: Option<&str>) -> Result<(), Refused> {
     match action {
         Action::Reload => {
             pooler.reload().map_err(|error| {
                 tracing::error!("reload failed: {error}");
-                "RELOAD failed, see logs for additional details".to_owned()
+                Refused { sqlstate: "F0000", text: "RELOAD failed, see logs for additional details".into() }
             })?;
             tracing::info!("RELOAD command issued");
             return Ok(());
@@ -143,10 +161,10 @@ async fn act(pooler: &Arc<Pooler>, client: ClientId, action: Action, argument: O
     };
     if let Some(name) = argument {
         if name == ADMIN_DATABASE {
-            return Err(format!("cannot {verb} admin db: {name}"));
+            return Err(format!("cannot {verb} admin db: {name}").into());
         }
         if !pooler.database_names().iter().any(|known| known == name) {
-            return Err(format!("no such database: {name}"));
+            return Err(format!("no such database: {name}").into());
         }
     }
     tracing::info!(
@@ -170,7 +188,7 @@ async fn act(pooler: &Arc<Pooler>, client: ClientId, action: Action, argument: O
             let any = show::names(pooler, argument).iter().any(|name| pooler.database_state(name).is_paused());
             if !any {
                 return Err(match argument {
-                    Some(name) => format!("database {name} is not paused"),
+                    Some(name) => format!("database {name} is not paused").into(),
                     None => "pooler is not paused/suspended".into(),
                 });
             }

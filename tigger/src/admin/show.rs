@@ -188,7 +188,7 @@ fn database_row(pooler: &Pooler, line: &Database, clients: &[Arc<ClientInfo>]) -
 }
 
 fn consoles(clients: &[Arc<ClientInfo>]) -> usize {
-    clients.iter().filter(|info| info.login().is_some_and(|login| login.pool.is_none())).count()
+    clients.iter().filter(|info| info.is_console()).count()
 }
 
 fn pools(pooler: &Arc<Pooler>) -> Vec<Row> {

@@ -34,6 +34,8 @@ settings! {
     admin_users: Vec<String>,
     /// File with users and secrets.
     auth_file: Option<PathBuf>,
+    /// Time after which an unused automatic database is forgotten.
+    autodb_idle_timeout: Duration,
     /// How clients prove who they are.
     auth_type: AuthType,
     /// Longest wait of a cancel request for a connection; `None` = not limited.

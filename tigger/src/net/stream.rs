@@ -1,11 +1,16 @@
 //! A stream socket of either family, with poll functions that read into plain slices.
 
 use std::io;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+/// Bytes read at once where no relay is at work: logins, the console, the proxy's own queries.
+const READ_LEN: usize = 4096;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -72,16 +77,30 @@ impl Stream {
         }
     }
 
-    /// Reads once and appends to `buf`, at most `limit` bytes; returns how many, 0 at the end of the stream.
+    /// Reads once and appends to `buf`; returns how many bytes, 0 at the end of the stream. A read that is given up leaves
+    /// `buf` as it was.
     ///
     /// # Errors
     /// Those of read(2).
-    pub async fn read_more(&mut self, buf: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
-        let at = buf.len();
-        buf.resize(at + limit, 0);
-        let result = std::future::poll_fn(|cx| self.poll_read(cx, &mut buf[at..])).await;
-        buf.truncate(at + *result.as_ref().unwrap_or(&0));
-        result
+    pub async fn read_more(&mut self, buf: &mut Vec<u8>) -> io::Result<usize> {
+        std::future::poll_fn(|cx| {
+            let mut chunk = [0; READ_LEN];
+            let n = ready!(self.poll_read(cx, &mut chunk))?;
+            buf.extend_from_slice(&chunk[..n]);
+            Poll::Ready(Ok(n))
+        })
+        .await
+    }
+
+    /// Tells the other end that nothing more will be sent.
+    ///
+    /// # Errors
+    /// Those of shutdown(2).
+    pub fn shut_down_writing(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
+            Self::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
+        }
     }
 
     /// Writes all of `buf`.

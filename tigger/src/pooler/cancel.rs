@@ -46,7 +46,7 @@ async fn send(pool: &Pool, key: &[u8]) -> std::io::Result<()> {
     startup::cancel_request(&mut message, key);
     stream.write_all(&message).await?;
     let mut buffer = Vec::new();
-    while stream.read_more(&mut buffer, 64).await? > 0 {
+    while stream.read_more(&mut buffer).await? > 0 {
         buffer.clear();
     }
     Ok(())

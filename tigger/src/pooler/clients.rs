@@ -84,6 +84,11 @@ impl ClientInfo {
         self.login.lock().expect("nobody panics with this lock").clone()
     }
 
+    /// True for a client of the admin console.
+    pub fn is_console(&self) -> bool {
+        self.login().is_some_and(|login| login.pool.is_none())
+    }
+
     /// Its pool, after its login to a database.
     pub fn pool(&self) -> Option<Arc<Pool>> {
         self.login()?.pool

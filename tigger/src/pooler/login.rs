@@ -17,9 +17,6 @@ use super::server_conn::{ServerConn, ServerInfo};
 use crate::net::connect::{self, Connected};
 use crate::process::{self, unix_micros};
 
-/// Bytes read at once during a login.
-const READ_LEN: usize = 4096;
-
 /// Connects and logs in the server `id` of `pool`, and tells the pool how it went.
 pub(super) async fn connect(pool: &Arc<Pool>, id: ServerId) {
     let config = pool.config();
@@ -82,7 +79,7 @@ async fn open(pool: &Arc<Pool>, config: &PoolConfig, id: ServerId) -> Result<Ope
             Step::Reply(bytes) => stream.write_all(&bytes).await.map_err(lost)?,
             Step::More if used > 0 => {}
             Step::More => {
-                if stream.read_more(&mut buffer, READ_LEN).await.map_err(lost)? == 0 {
+                if stream.read_more(&mut buffer).await.map_err(lost)? == 0 {
                     return Err(Error::ServerLogin("server login failed: server closed the connection".into()));
                 }
             }
@@ -96,7 +93,8 @@ async fn open(pool: &Arc<Pool>, config: &PoolConfig, id: ServerId) -> Result<Ope
                     remote_pid: key.first_chunk().map_or(0, |pid| u32::from_be_bytes(*pid)),
                     application_name: std::sync::Mutex::new(welcome.application_name().into()),
                 });
-                let server = Server::new(welcome.tracked.clone());
+                let server =
+                    Server::new(welcome.tracked.clone()).with_packet_len_max(config.link.limits.packet_len_max);
                 let watch = IdleWatch::new(pool, id);
                 return Ok((Box::new(ServerConn { id, stream, server, unread: buffer, info, watch }), welcome, key));
             }

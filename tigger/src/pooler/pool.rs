@@ -41,6 +41,8 @@ pub struct Pool {
     welcome: Mutex<Option<Arc<Welcome>>>,
     servers: Mutex<HashMap<ServerId, Arc<ServerInfo>>>,
     secret: Mutex<ServerSecret>,
+    /// Since when nothing used it.
+    unused_since: Mutex<Option<Instant>>,
     pooler: Weak<Pooler>,
     runtime: tokio::runtime::Handle,
 }
@@ -105,6 +107,7 @@ impl Pool {
             welcome: Mutex::default(),
             servers: Mutex::default(),
             secret: Mutex::new(secret),
+            unused_since: Mutex::default(),
             pooler: Arc::downgrade(pooler),
             runtime: pooler.runtime.clone(),
         }
@@ -123,6 +126,13 @@ impl Pool {
     /// True when the database was made from the fallback entry `*`.
     pub fn is_auto(&self) -> bool {
         self.config.load().database.auto
+    }
+
+    /// Notes whether it is unused now; true when it has been for `limit`.
+    pub(super) fn is_unused_for(&self, now: Instant, unused: bool, limit: Duration) -> bool {
+        let mut since = self.unused_since.lock().expect("nobody panics with this lock");
+        *since = if unused { since.or(Some(now)) } else { None };
+        since.is_some_and(|since| now.saturating_duration_since(since) >= limit)
     }
 
     /// What a link needs of it.
@@ -199,6 +209,9 @@ impl Pool {
         match action {
             Action::Connect(id) => {
                 let pool = Arc::clone(self);
+                if self.run(|core| core.total()) > self.config.load().limits.pool_size as usize {
+                    tracing::warn!("{}/{}: taking connection from reserve_pool", self.database, self.user);
+                }
                 self.runtime.spawn(async move { super::login::connect(&pool, id).await });
             }
             Action::Close(id, server, reason) => {

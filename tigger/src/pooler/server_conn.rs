@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tigger_proto::error::Error;
-use tigger_proto::parameters::Tracked;
+use tigger_proto::parameters::{APPLICATION_NAME, Tracked};
 use tigger_proto::pool::ServerId;
 use tigger_proto::server::{OwnQuery, Server};
 use tigger_proto::wire::error_response::ErrorFields;
@@ -59,7 +59,7 @@ impl ServerInfo {
     }
 }
 
-/// Bytes read at once from a server that answers the proxy's own queries.
+/// Bytes read at once from an idle server, which rarely says anything.
 const READ_LEN: usize = 4096;
 
 impl ServerConn {
@@ -86,11 +86,17 @@ impl ServerConn {
                     return Ok(Err(fields));
                 }
             }
-            match self.stream.read_more(&mut self.unread, READ_LEN).await {
+            match self.stream.read_more(&mut self.unread).await {
                 Ok(0) | Err(_) => return Err(Error::ServerCrashed),
                 Ok(_) => {}
             }
         }
+    }
+
+    /// Shows the console what the server's `application_name` is now.
+    pub fn note_application_name(&self) {
+        let name = self.server.parameters().value(APPLICATION_NAME).unwrap_or_default();
+        *self.info.application_name.lock().expect("nobody panics with this lock") = name.into();
     }
 
     /// Prepares an idle server for the pool: handles what it sent unasked, and has its watcher woken when more comes.

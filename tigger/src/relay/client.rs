@@ -89,7 +89,13 @@ impl ClientConn {
             match self.client.handle_bytes_unlinked(&self.carry, limits).map_err(Farewell::Told)? {
                 FromClient::NeedServer => return Ok(()),
                 FromClient::Terminate(_) => return Err(Farewell::Silent(Error::ClientClose)),
-                FromClient::Discard(n) | FromClient::Forward(n) | FromClient::Full(n) => drop(self.carry.drain(..n)),
+                FromClient::Discard(n) | FromClient::Forward(n) | FromClient::Full(n) => {
+                    self.carry.drain(..n);
+                    // Behind what was dropped there may be a whole request already: nothing more would come then.
+                    if n > 0 && !self.carry.is_empty() {
+                        continue;
+                    }
+                }
             }
             self.carry.shrink_to(IDLE_CARRY_LEN);
             // What the last server said goes out before anything new is done for a client that does not read.
@@ -128,7 +134,15 @@ impl ClientConn {
         let asked_at = unix_micros();
         info.request_at.store(asked_at, Ordering::Relaxed);
         loop {
+            let parameters = &self.client.parameters;
             let (claim, mut waiting) = self.pool.run(|core| match core.claim(asked, info.id) {
+                Claim::Linked(id, server) => {
+                    // A cancel request must not hit the query that sets the parameters.
+                    if !parameters.served_by(server.server.parameters()) {
+                        core.set_cancelable(id, false);
+                    }
+                    (Some(Claim::Linked(id, server)), None)
+                }
                 Claim::MustWait => {
                     let (sender, receiver) = oneshot::channel();
                     (None, Some((core.wait(asked, info.id, Purpose::Server, sender), receiver)))
@@ -144,7 +158,12 @@ impl ClientConn {
                     info.set_activity(Activity::Active);
                     self.pool.counters.add_wait(asked.elapsed());
                     match waited {
-                        Waited::Granted(server) => server,
+                        Waited::Granted(server) => {
+                            if self.client.parameters.served_by(server.server.parameters()) {
+                                self.pool.run(|core| core.set_cancelable(server.id, true));
+                            }
+                            server
+                        }
                         Waited::Failed(error) => return Err(Farewell::Told(error)),
                         Waited::Gone(farewell) => {
                             let left = self.pool.run(|core| core.leave(*ticket));
@@ -220,7 +239,6 @@ impl ClientConn {
     async fn set_parameters(&mut self, mut server: Box<ServerConn>) -> Result<Box<ServerConn>, Farewell> {
         let tracked = &self.pool.tracked;
         if let Some(sql) = self.client.parameters.set_query(server.server.parameters(), tracked) {
-            self.pool.run(|core| core.set_cancelable(server.id, false));
             let failure = match server.run(&sql, tracked).await {
                 Ok(Ok(())) => None,
                 Ok(Err(fields)) => {
@@ -234,8 +252,9 @@ impl ClientConn {
                 self.pool.close(server, &error);
                 return Err(Farewell::Told(error));
             }
-            self.pool.run(|core| core.set_cancelable(server.id, true));
         }
+        self.pool.run(|core| core.set_cancelable(server.id, true));
+        server.note_application_name();
         // The server's spelling of the values counts, so that the next comparison finds them equal.
         self.client.parameters = server.server.parameters().clone();
         Ok(server)

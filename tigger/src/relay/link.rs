@@ -9,6 +9,7 @@ use tigger_proto::parameters::APPLICATION_NAME;
 use tigger_proto::pool::PoolMode;
 use tigger_proto::server::FromServer;
 use tigger_proto::wire::backend::TransactionStatus;
+use tigger_proto::wire::frontend::TERMINATE;
 
 use super::client::ClientConn;
 use super::scratch::{Pending, Scratch};
@@ -66,19 +67,33 @@ impl Link {
         loop {
             match self.poll_both(client, cx) {
                 Ok(true) if self.is_over(client) => return Poll::Ready(LinkEnd::Released),
-                Ok(true) => {}
+                Ok(true) => self.end_if_spent(client, cx),
                 Ok(false) => return Poll::Pending,
                 Err(end) => return Poll::Ready(end),
             }
         }
     }
 
-    /// In transaction and statement mode, the server is given back as soon as it is idle (or spent) and the client has
-    /// no message half sent.
+    /// In transaction and statement mode, the server is given back as soon as it is idle and the client has no message
+    /// half sent.
     fn is_over(&self, client: &ClientConn) -> bool {
-        let server = &self.server.server;
-        self.rules.mode != PoolMode::Session
-            && (server.is_spent() || server.is_idle() && client.client.at_border() && self.to_server.is_empty())
+        self.server.server.is_idle() && self.may_part(client)
+    }
+
+    fn may_part(&self, client: &ClientConn) -> bool {
+        self.rules.mode != PoolMode::Session && client.client.at_border() && self.to_server.is_empty()
+    }
+
+    /// A server of which nobody knows what it owes is asked to end. What it still says is the client's, which then goes
+    /// on with another one.
+    fn end_if_spent(&mut self, client: &ClientConn, cx: &mut Context<'_>) {
+        if self.server.server.is_spent() && self.may_part(client) {
+            self.server.server.handle_terminate();
+            // If it cannot be sent, the server is gone, which is what it asks for.
+            if self.to_server.send(&mut self.server.stream, cx, &TERMINATE).is_err() {
+                self.to_server = Pending::default();
+            }
+        }
     }
 
     /// Each direction once; false when nothing moved and the sockets will wake the task.
@@ -98,6 +113,7 @@ impl Link {
             return Ok(true);
         }
         match self.to_server.poll_flush(&mut self.server.stream, cx) {
+            Poll::Ready(Ok(())) if self.server.server.is_ending() => self.shut_down_writing(),
             Poll::Ready(Ok(())) => moved |= self.poll_client(client, cx)?,
             // What the server said before it closed the connection is worth more than this error: read on.
             Poll::Ready(Err(_)) => self.to_server = Pending::default(),
@@ -106,12 +122,20 @@ impl Link {
         Ok(moved)
     }
 
+    /// A backend in COPY-in mode swallows Terminate; the end of its input it heeds.
+    fn shut_down_writing(&self) {
+        if let Err(error) = self.server.stream.shut_down_writing() {
+            tracing::debug!("server was gone before its end: {error}");
+        }
+    }
+
     /// Server to client.
     fn poll_server(&mut self, client: &mut ClientConn, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
         let mut scratch = Scratch::take();
         let ServerConn { stream, server, unread, info, .. } = &mut *self.server;
         let len = match scratch.poll_fill(stream, cx, unread) {
             Poll::Pending => return Ok(false),
+            Poll::Ready(None) if server.has_ended() => return Err(LinkEnd::Released),
             Poll::Ready(None) => return Err(LinkEnd::ServerFails(Error::ServerCrashed)),
             Poll::Ready(Some(len)) => len,
         };
@@ -131,6 +155,12 @@ impl Link {
                     used += n;
                     break Ok(());
                 }
+                // The client must not read that its transaction has begun.
+                Ok(FromServer::Ready(_))
+                    if self.rules.mode == PoolMode::Statement && server.status() != TransactionStatus::Idle =>
+                {
+                    break Err(LinkEnd::ClientFails(Error::StatementPooling));
+                }
                 Ok(FromServer::Ready(n)) => {
                     used += n;
                     readies += 1;
@@ -149,12 +179,12 @@ impl Link {
         result?;
         sent.map_err(|_| LinkEnd::ClientLeft(Error::ClientUnexpectedEof))?;
         if readies > 0 {
-            self.handle_ready(readies, ended_transaction)?;
+            self.handle_ready(readies, ended_transaction);
         }
         Ok(true)
     }
 
-    fn handle_ready(&mut self, readies: u64, ended_transaction: bool) -> Result<(), LinkEnd> {
+    fn handle_ready(&mut self, readies: u64, ended_transaction: bool) {
         let now = Instant::now();
         self.tally.query_count += readies;
         self.tally.query_time += now.duration_since(self.query_start).as_micros() as u64;
@@ -165,10 +195,6 @@ impl Link {
             self.tally.xact_time += now.duration_since(self.xact_start).as_micros() as u64;
             self.xact_start = now;
         }
-        if self.rules.mode == PoolMode::Statement && self.server.server.status() != TransactionStatus::Idle {
-            return Err(LinkEnd::ClientFails(Error::StatementPooling));
-        }
-        Ok(())
     }
 
     /// Client to server.

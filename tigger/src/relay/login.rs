@@ -25,9 +25,6 @@ use crate::pooler::stats::Tally;
 use crate::pooler::{Phase, Pooler, cancel};
 use crate::process;
 
-/// Bytes read at once; a start-up packet is rarely longer.
-const READ_LEN: usize = 1024;
-
 /// Serves a client from accept to close.
 pub(super) async fn serve(pooler: Arc<Pooler>, guard: Guard, stream: Stream) {
     // Boxed, so that the memory of a login is not kept as long as the client.
@@ -194,8 +191,7 @@ impl Attempt<'_> {
                 if core.is_welcoming() {
                     return Ok(None);
                 }
-                if let Some(error) = core.failing() {
-                    core.check_launch(now);
+                if let Some(error) = core.fail_fast(now) {
                     return Err(error);
                 }
                 let (sender, receiver) = oneshot::channel();
@@ -255,7 +251,7 @@ impl Attempt<'_> {
         let Self { stream, carry, guard, .. } = self;
         let end = std::future::poll_fn(|cx| guard.info.poll_end(cx));
         tokio::select! {
-            read = stream.read_more(carry, READ_LEN) => Ok(read.is_ok_and(|n| n > 0)),
+            read = stream.read_more(carry) => Ok(read.is_ok_and(|n| n > 0)),
             error = end => Err(error),
         }
     }

@@ -80,7 +80,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "autodb_idle_timeout",
-        Kind::Seconds(None),
+        Kind::Seconds(Some(|s| &mut s.autodb_idle_timeout)),
         Some("3600"),
         "Time after which an unused database that was made from the entry `*` is forgotten, with its statistics.",
     ),

@@ -1,0 +1,82 @@
+//! What administrators and other pools do to a pool: PAUSE, RESUME, RECONNECT, RELOAD, eviction.
+
+use std::time::Instant;
+
+use super::{Action, Error, Grant, NOBODY, Pool, PoolLimits, Purpose, idle_since};
+
+impl<S, W> Pool<S, W> {
+    /// Takes over changed limits.
+    pub fn set_limits(&mut self, now: Instant, limits: PoolLimits) {
+        self.limits = limits;
+        self.check_launch(now);
+    }
+
+    /// Stops linking; idle servers are closed at once, the others when released.
+    pub fn pause(&mut self) {
+        self.paused = true;
+        self.close_all_idle(&Error::PauseMode);
+    }
+
+    /// Links again.
+    pub fn resume(&mut self, now: Instant) {
+        self.paused = false;
+        self.serve_waiting(now);
+        self.check_launch(now);
+    }
+
+    /// True after [`Self::pause`].
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Closes every server, those in use when they are released.
+    pub fn reconnect(&mut self, now: Instant, reason: &Error) {
+        for slot in &mut self.slots {
+            if let Some(entry) = &mut slot.entry {
+                entry.close_needed = true;
+            }
+        }
+        self.welcome = false;
+        self.close_all_idle(reason);
+        self.check_launch(now);
+    }
+
+    /// Fails every waiting client.
+    pub fn fail_waiting(&mut self, error: &Error) {
+        for purpose in [Purpose::Login, Purpose::Server] {
+            while let Some(waiting) = self.waiting.pop(purpose) {
+                self.actions.push_back(Action::Grant(waiting.waiter, Grant::Failed(error.clone())));
+            }
+        }
+    }
+
+    /// Since when the longest idle server is idle; what eviction compares.
+    pub fn idle_since(&self) -> Option<Instant> {
+        self.entries().filter_map(|(_, entry)| idle_since(entry)).min()
+    }
+
+    /// Closes the longest idle server.
+    pub fn evict(&mut self) -> bool {
+        let oldest = self
+            .entries()
+            .filter_map(|(id, entry)| Some((idle_since(entry)?, id.slot)))
+            .min_by_key(|(since, _)| *since);
+        oldest.is_some_and(|(_, slot)| self.close_idle(slot as usize, Error::Evicted))
+    }
+
+    /// Closes the server in this slot if it is idle.
+    pub(super) fn close_idle(&mut self, slot: usize, reason: Error) -> bool {
+        if !self.idle.withdraw(slot) {
+            return false;
+        }
+        let (id, server) = self.link(slot, NOBODY);
+        self.close(id, server, reason);
+        true
+    }
+
+    fn close_all_idle(&mut self, reason: &Error) {
+        for slot in 0..self.slots.len() {
+            self.close_idle(slot, reason.clone());
+        }
+    }
+}

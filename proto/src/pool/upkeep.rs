@@ -1,0 +1,103 @@
+//! What time brings to a pool: servers that are too old or idle too long are closed, missing ones are opened.
+
+use std::time::Instant;
+
+use super::{Action, Entry, Error, Pool, ServerId, Slot, State, idle_since, quota};
+
+impl<S, W> Pool<S, W> {
+    /// Closes what is too old or idle too long, opens what is missing. To be called several times a second.
+    pub fn handle_tick(&mut self, now: Instant) {
+        for slot in 0..self.slots.len() {
+            if let Some(reason) = self.overdue(now, slot) {
+                if reason == Error::ServerLifetime {
+                    self.lifetime_closed_at = Some(now);
+                }
+                self.close_idle(slot, reason);
+            }
+        }
+        self.check_launch(now);
+    }
+
+    /// Opens one connection if the pool needs one and may have it now.
+    pub fn check_launch(&mut self, now: Instant) {
+        let wanted = !self.waiting.is_empty() || self.total() < self.limits.min_pool_size as usize;
+        self.launch_if(now, wanted);
+    }
+
+    /// Opens one connection if it is wanted, and the pool may have one now.
+    pub(super) fn launch_if(&mut self, now: Instant, wanted: bool) {
+        let total = self.total();
+        let limits = self.limits;
+        let logging_in = self.entries().any(|(_, entry)| matches!(entry.state, State::Login));
+        let retry_later = self
+            .login_failed
+            .as_ref()
+            .is_some_and(|failed| now.saturating_duration_since(failed.at) < limits.server_login_retry);
+        if self.paused || !wanted || logging_in || retry_later {
+            return;
+        }
+        let waited = self.waiting.oldest().map(|since| now.saturating_duration_since(since));
+        let patience_over = waited.zip(limits.reserve_pool_timeout).is_some_and(|(waited, limit)| waited >= limit);
+        let reserve = if patience_over { limits.reserve_pool_size } else { 0 };
+        if total >= limits.pool_size.saturating_add(reserve) as usize {
+            return;
+        }
+        if let Err(scope) = quota::take(&self.database, &self.user) {
+            // For min_pool_size alone nobody is evicted: pools would take each other's servers in turn.
+            if !self.waiting.is_empty() {
+                self.actions.push_back(Action::Evict(scope));
+            }
+            return;
+        }
+        let id = self.occupy(now);
+        self.actions.push_back(Action::Connect(id));
+    }
+
+    fn occupy(&mut self, now: Instant) -> ServerId {
+        let entry =
+            Entry { state: State::Login, connected_at: now, close_needed: false, cancels: 0, key: Box::default() };
+        let index = self.slots.iter().position(|slot| slot.entry.is_none()).unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, entry: None });
+            self.idle.grow(self.slots.len());
+            self.slots.len() - 1
+        });
+        let slot = &mut self.slots[index];
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.entry = Some(entry);
+        ServerId { slot: index as u32, generation: slot.generation }
+    }
+
+    fn overdue(&self, now: Instant, slot: usize) -> Option<Error> {
+        let entry = self.slots[slot].entry.as_ref()?;
+        let since = idle_since(entry)?;
+        let id = ServerId { slot: slot as u32, generation: self.slots[slot].generation };
+        let idle_too_long =
+            self.limits.server_idle_timeout.is_some_and(|limit| now.saturating_duration_since(since) >= limit);
+        // With a lifetime of one use, those that are idle have not had it yet.
+        if !self.limits.server_lifetime.is_zero() && self.is_lifetime_over(now, id) {
+            Some(Error::ServerLifetime)
+        } else if idle_too_long && self.total() > self.limits.min_pool_size as usize {
+            Some(Error::ServerIdleTimeout)
+        } else if self.has_surplus() {
+            Some(Error::CloseNeeded)
+        } else {
+            None
+        }
+    }
+
+    /// True when a reload made the pool smaller than it is.
+    pub(super) fn has_surplus(&self) -> bool {
+        let most = self.limits.pool_size.saturating_add(self.limits.reserve_pool_size) as usize;
+        self.slots.len() > most && self.total() > most
+    }
+
+    /// True when the server is too old. Such servers are closed `server_lifetime / pool_size` apart, so that a pool
+    /// opened at once does not end at once.
+    pub(super) fn is_lifetime_over(&self, now: Instant, id: ServerId) -> bool {
+        let lifetime = self.limits.server_lifetime;
+        let Some(entry) = self.slots.get(id.slot as usize).and_then(|slot| slot.entry.as_ref()) else { return false };
+        let gap = lifetime / self.limits.pool_size.max(1);
+        now.saturating_duration_since(entry.connected_at) >= lifetime
+            && self.lifetime_closed_at.is_none_or(|at| now.saturating_duration_since(at) >= gap)
+    }
+}
