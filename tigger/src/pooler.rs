@@ -373,7 +373,7 @@ impl Pooler {
                 match now {
                     Phase::Running => std::future::pending().await,
                     Phase::WaitForClients => {
-                        self.until(|| self.clients.all().iter().all(|info| info.is_console())).await
+                        self.until(|| self.clients.all().iter().all(|info| info.is_console())).await;
                     }
                     Phase::WaitForServers => {
                         self.pause(None);

@@ -210,6 +210,18 @@ fn the_reserve_is_for_those_who_waited() {
 }
 
 #[test]
+fn sizes_may_be_as_large_as_the_configuration_allows() {
+    let reserve_pool_timeout = Some(Duration::ZERO);
+    let most = PoolLimits { pool_size: u32::MAX, reserve_pool_size: u32::MAX, reserve_pool_timeout, ..LIMITS };
+    let mut bench = Bench::filled(most, 1);
+    assert_eq!(bench.claim(0), Some(0));
+    bench.wait(1);
+    bench.check(&[Did::Connect(1)]);
+    bench.release(0);
+    assert_eq!(bench.pool.total(), 2);
+}
+
+#[test]
 fn min_pool_size_is_kept() {
     let mut bench = Bench::new(PoolLimits {
         min_pool_size: 2,

@@ -262,6 +262,7 @@ impl ClientConn {
 
     /// The link ended: the server goes where it belongs.
     fn unlink(&mut self, link: Link, end: LinkEnd) -> Result<(), Farewell> {
+        let whole = link.is_whole(self);
         let Link { server, tally, last_ready, .. } = link;
         self.guard.info.set_server(0);
         self.pool.counters.add(&tally);
@@ -270,7 +271,7 @@ impl ClientConn {
             self.pool.close(server, &reason);
             return Err(told(reason));
         }
-        if server.server.is_idle() {
+        if server.server.is_idle() && whole {
             let now = if end == LinkEnd::Released { last_ready } else { Instant::now() };
             self.pool.release(now, server);
         } else {

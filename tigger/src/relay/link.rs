@@ -81,7 +81,12 @@ impl Link {
     }
 
     fn may_part(&self, client: &ClientConn) -> bool {
-        self.rules.mode != PoolMode::Session && client.client.at_border() && self.to_server.is_empty()
+        self.rules.mode != PoolMode::Session && self.is_whole(client)
+    }
+
+    /// True when the server got the client's last message as a whole.
+    pub(super) fn is_whole(&self, client: &ClientConn) -> bool {
+        client.client.at_border() && self.to_server.is_empty()
     }
 
     /// A server of which nobody knows what it owes is asked to end. What it still says is the client's, which then goes

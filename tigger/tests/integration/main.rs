@@ -1,0 +1,26 @@
+//! Tigger as a whole, in front of a real PostgreSQL: `psql`, `pgbench`, a driver and bare sockets on one side, the admin
+//! console and the log to see what happened. One program, so that all topics share one PostgreSQL server. What the
+//! parsers and the pool do with every possible input is tested where they are, not here.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "all of it is tests")]
+
+mod admin_commands;
+mod admin_show;
+mod auth;
+mod bad_input;
+mod drivers;
+mod end;
+mod faults;
+mod limits;
+mod many_clients;
+mod parameters;
+mod pgbench;
+mod pools;
+mod programs;
+mod psql;
+mod reload;
+mod server_auth;
+mod signals;
+mod support;
+mod wire;
