@@ -249,9 +249,11 @@ impl Server {
 
     fn ready(&mut self, body: &[u8]) -> Result<(), Error> {
         let [byte] = body else { return Err(Error::ServerProtocol("bad ReadyForQuery from server".into())) };
-        self.status = TransactionStatus::from_byte(*byte)
+        let status = TransactionStatus::from_byte(*byte)
             .ok_or_else(|| Error::ServerProtocol("bad transaction status from server".into()))?;
-        self.replied(kind::READY_FOR_QUERY)
+        self.replied(kind::READY_FOR_QUERY)?;
+        self.status = status;
+        Ok(())
     }
 
     fn parameter<'a>(&mut self, body: &'a [u8], tracked: &Tracked) -> Result<Option<(usize, &'a str)>, Error> {

@@ -176,9 +176,10 @@ impl Attempt<'_> {
         let mut startup = startup;
         startup.parameters.fill_unset(&welcome.tracked);
         let greeting = self.greeting(&client_parameters(&welcome, &startup.parameters, &pool.tracked));
-        self.send(&greeting).await?;
+        // Before it is told: from then on the console must show it, and KILL must hit it.
         info.set_login(LoggedIn { user, pool: Some(Arc::clone(&pool)), application_name });
         pool.counters.add(&Tally { client_login_count: 1, ..Tally::default() });
+        self.send(&greeting).await?;
         Ok(Target::Pool(pool, startup))
     }
 

@@ -63,6 +63,18 @@ fn shutdown_wait_for_clients() {
 }
 
 #[test]
+fn a_console_does_not_hold_up_the_end() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = proxy(&options(postgres));
+    let client = Wire::new(&proxy);
+    let mut console = Console::new(&proxy);
+    console.table("SHUTDOWN WAIT_FOR_CLIENTS");
+    drop(client);
+    // The administrator who asked for the end stays connected.
+    assert_ends_well(&proxy);
+}
+
+#[test]
 fn a_client_that_does_not_read_does_not_hold_up_the_end() {
     let Some(postgres) = postgres() else { return };
     let proxy = proxy(&options(postgres));

@@ -185,7 +185,7 @@ fn a_pool_size_of_its_own() {
             let row = pools.iter().find(|row| &row["user"] == user && &row["database"] == database).unwrap();
             row[column].parse::<usize>().unwrap()
         };
-        crate::support::until("the pool is full", || row(&mut console, "sv_active") == size);
-        assert_eq!(row(&mut console, "cl_waiting"), 6 - size, "{user} in {database}");
+        crate::support::until("the others wait", || row(&mut console, "cl_waiting") == 6 - size);
+        assert_eq!(row(&mut console, "sv_active"), size, "{user} in {database}");
     }
 }
