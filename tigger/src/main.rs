@@ -104,14 +104,17 @@ async fn serve(config: Config, log: Log, user_given: bool) -> Result<(), String>
     }
     let pooler = Pooler::new(config)?;
     pooler.open_minimum();
+    let mut accepting = tokio::task::JoinSet::new();
     for listener in listeners {
-        tokio::spawn(relay::accept(Arc::clone(&pooler), listener));
+        accepting.spawn(relay::accept(Arc::clone(&pooler), listener));
     }
     let janitor = Arc::clone(&pooler);
     tokio::spawn(async move { janitor.run_janitor().await });
     tokio::spawn(handle_signals(Arc::clone(&pooler), log)?);
     pooler.ended().await;
     tracing::info!("shutting down");
+    // They end by themselves, and remove their socket files.
+    while accepting.join_next().await.is_some() {}
     Ok(())
 }
 
