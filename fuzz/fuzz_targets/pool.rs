@@ -407,5 +407,6 @@ fn limits(arg: u8) -> PoolLimits {
         server_lifetime: seconds(if arg & 0x40 == 0 { 30 } else { 0 }),
         server_idle_timeout: (arg & 0x80 == 0).then(|| seconds(10)),
         server_login_retry: seconds(3),
+        query_wait_timeout: None,
     }
 }

@@ -69,6 +69,8 @@ pub struct PoolLimits {
     pub server_idle_timeout: Option<Duration>,
     /// Pause between a failed login and the next.
     pub server_login_retry: Duration,
+    /// Longest wait for a server; `None`: for ever.
+    pub query_wait_timeout: Option<Duration>,
 }
 
 /// Names a client, unique in the process.

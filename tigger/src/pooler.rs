@@ -481,7 +481,6 @@ fn pool_config(config: &Config, line: Arc<Database>, user: &str) -> PoolConfig {
         link: LinkRules {
             mode: pool.pool_mode,
             limits: ClientLimits { packet_len_max: settings.max_packet_size, simple_query: !settings.disable_pqexec },
-            query_wait_timeout: pool.query_wait_timeout,
         },
         limits: PoolLimits {
             pool_size: pool.pool_size,
@@ -491,6 +490,7 @@ fn pool_config(config: &Config, line: Arc<Database>, user: &str) -> PoolConfig {
             server_lifetime: pool.server_lifetime,
             server_idle_timeout: settings.server_idle_timeout,
             server_login_retry: settings.server_login_retry,
+            query_wait_timeout: pool.query_wait_timeout,
         },
         reset_query: settings.server_reset_query.clone().filter(|_| resets),
         connect_timeout: settings.server_connect_timeout,

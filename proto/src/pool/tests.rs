@@ -15,6 +15,7 @@ const LIMITS: PoolLimits = PoolLimits {
     server_lifetime: Duration::from_secs(3600),
     server_idle_timeout: None,
     server_login_retry: Duration::from_secs(15),
+    query_wait_timeout: None,
 };
 
 /// What a pool asked for, without what it hands over.
@@ -300,6 +301,23 @@ fn claims_fail_fast() {
     bench.now += Duration::from_secs(15);
     assert!(matches!(bench.pool.claim(bench.now, ClientId(2)), Claim::Failed(_)));
     bench.check(&[Did::Connect(0)]);
+}
+
+#[test]
+fn clients_do_not_wait_longer_than_query_wait_timeout() {
+    let limits = PoolLimits { query_wait_timeout: Some(Duration::from_secs(3)), pool_size: 0, ..LIMITS };
+    let mut bench = Bench::new(limits);
+    bench.wait(0);
+    bench.pass(1);
+    bench.wait(1);
+    bench.wait_for(2, Purpose::Login);
+    bench.pass(1);
+    assert_eq!(bench.pool.waiting_count(), 3);
+    bench.pass(1);
+    assert_eq!(bench.pool.waiting().map(|waiting| waiting.client.0).collect::<Vec<_>>(), [1, 2]);
+    // A login has a time limit of its own.
+    bench.pass(9);
+    assert_eq!(bench.pool.waiting().map(|waiting| waiting.client.0).collect::<Vec<_>>(), [2]);
 }
 
 #[test]
@@ -751,6 +769,7 @@ proptest! {
             server_lifetime: Duration::from_secs(30),
             server_idle_timeout: Some(Duration::from_secs(10)),
             server_login_retry: Duration::from_secs(1),
+            query_wait_timeout: None,
         };
         let bench = Bench::with(limits, &Arc::new(Quota::new(3)), &Arc::default());
         let mut model = Model {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Action, Entry, Error, Pool, ServerId, Slot, State, idle_since, quota};
+use super::{Action, Entry, Error, Grant, Pool, ServerId, Slot, State, idle_since, quota};
 
 impl<S, W> Pool<S, W> {
     /// Closes what is too old or idle too long, opens what is missing. To be called several times a second.
@@ -15,7 +15,16 @@ impl<S, W> Pool<S, W> {
                 self.close_idle(slot, reason);
             }
         }
+        self.fail_overdue(now);
         self.check_launch(now);
+    }
+
+    /// Tells clients that have waited for `query_wait_timeout`.
+    fn fail_overdue(&mut self, now: Instant) {
+        let latest = self.limits.query_wait_timeout.and_then(|limit| now.checked_sub(limit));
+        while let Some(waiting) = latest.and_then(|latest| self.waiting.pop_overdue(latest)) {
+            self.actions.push_back(Action::Grant(waiting.waiter, Grant::Failed(Error::QueryWaitTimeout)));
+        }
     }
 
     /// Opens one connection if the pool needs one and may have it now.

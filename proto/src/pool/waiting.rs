@@ -67,6 +67,12 @@ impl<W> WaitingQueue<W> {
         self.take(place)
     }
 
+    /// Takes the first client that waits for a server, if it came at `latest` or before.
+    pub(super) fn pop_overdue(&mut self, latest: Instant) -> Option<Waiting<W>> {
+        let first = self.iter().find(|waiting| waiting.purpose == Purpose::Server)?;
+        if first.since > latest { None } else { self.pop(Purpose::Server) }
+    }
+
     pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Waiting<W>> {
         let place = self.places.binary_search_by_key(&ticket, |(ticket, _)| *ticket).ok()?;
         self.take(place)

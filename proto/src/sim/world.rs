@@ -234,6 +234,7 @@ impl World {
             },
             server_idle_timeout: random.chance(50).then_some(idle),
             server_login_retry,
+            query_wait_timeout: None,
         }
     }
 

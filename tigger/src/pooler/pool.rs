@@ -84,8 +84,6 @@ pub struct LinkRules {
     pub mode: PoolMode,
     /// What clients may send.
     pub limits: ClientLimits,
-    /// Longest wait for a server.
-    pub query_wait_timeout: Option<Duration>,
 }
 
 impl Pool {

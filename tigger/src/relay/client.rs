@@ -20,7 +20,7 @@ use super::scratch::{CARRY_LEN_MAX, Pending, Scratch};
 use crate::net::stream::Stream;
 use crate::pooler::Pooler;
 use crate::pooler::clients::{Activity, Guard};
-use crate::pooler::pool::{LinkRules, Pool};
+use crate::pooler::pool::Pool;
 use crate::pooler::server_conn::ServerConn;
 use crate::process::unix_micros;
 
@@ -73,7 +73,7 @@ impl ClientConn {
         self.idle().await?;
         let rules = self.pool.link_rules();
         let asked = Instant::now();
-        let mut server = self.acquire(&rules, asked).await?;
+        let mut server = self.acquire(asked).await?;
         if !self.client.parameters.served_by(server.server.parameters()) {
             server = self.set_parameters(server).await?;
         }
@@ -129,7 +129,7 @@ impl ClientConn {
     }
 
     /// Gets a server from the pool, at once or after waiting.
-    async fn acquire(&mut self, rules: &LinkRules, asked: Instant) -> Result<Box<ServerConn>, Farewell> {
+    async fn acquire(&mut self, asked: Instant) -> Result<Box<ServerConn>, Farewell> {
         let info = Arc::clone(&self.guard.info);
         let asked_at = unix_micros();
         info.request_at.store(asked_at, Ordering::Relaxed);
@@ -154,7 +154,7 @@ impl ClientConn {
                 (Some(Claim::Failed(error)), _) => return Err(Farewell::Told(error)),
                 (_, Some((ticket, receiver))) => {
                     info.set_activity(Activity::Waiting);
-                    let waited = self.wait(rules, receiver).await;
+                    let waited = self.wait(receiver).await;
                     info.set_activity(Activity::Active);
                     self.pool.counters.add_wait(asked.elapsed());
                     match waited {
@@ -185,14 +185,8 @@ impl ClientConn {
         }
     }
 
-    /// Waits for the grant, for `query_wait_timeout`, for the client to hang up, or for an administrator.
-    async fn wait(&mut self, rules: &LinkRules, receiver: &mut oneshot::Receiver<Grant<Box<ServerConn>>>) -> Waited {
-        let timeout = async {
-            match rules.query_wait_timeout {
-                Some(limit) => tokio::time::sleep(limit).await,
-                None => std::future::pending().await,
-            }
-        };
+    /// Waits for the grant (or the pool's word that it took too long), for the client to hang up, or for an administrator.
+    async fn wait(&mut self, receiver: &mut oneshot::Receiver<Grant<Box<ServerConn>>>) -> Waited {
         tokio::select! {
             biased;
             granted = receiver => match granted {
@@ -202,7 +196,6 @@ impl ClientConn {
                 Ok(Grant::Welcome) | Err(_) => Waited::Failed(Error::ServerShuttingDown),
             },
             farewell = std::future::poll_fn(|cx| self.poll_gone(cx)) => Waited::Gone(farewell),
-            () = timeout => Waited::Gone(Farewell::Told(Error::QueryWaitTimeout)),
         }
     }
 

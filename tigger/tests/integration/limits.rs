@@ -180,12 +180,13 @@ fn a_pool_size_of_its_own() {
     for (user, database, size) in [("alice", "postgres", 1), ("alice", "big", 3), ("bob", "postgres", 2)] {
         let mut clients: Vec<Wire> = (0..6).map(|_| Wire::login(&proxy, &user_in(user, database))).collect();
         clients.iter_mut().for_each(|client| client.start("begin"));
-        let row = |console: &mut Console, column: &str| {
+        let is_full = |console: &mut Console| {
             let pools = console.table("SHOW POOLS");
             let row = pools.iter().find(|row| &row["user"] == user && &row["database"] == database).unwrap();
-            row[column].parse::<usize>().unwrap()
+            let counts = ["sv_active", "cl_waiting"].map(|column| row[column].parse::<usize>().unwrap());
+            assert!(counts[0] <= size, "{user} in {database}: {counts:?}");
+            counts == [size, 6 - size]
         };
-        crate::support::until("the others wait", || row(&mut console, "cl_waiting") == 6 - size);
-        assert_eq!(row(&mut console, "sv_active"), size, "{user} in {database}");
+        crate::support::until("the pool is full and the others wait", || is_full(&mut console));
     }
 }
