@@ -21,7 +21,7 @@ mod secret;
 mod settings;
 mod user;
 
-pub use choice::{AuthType, Choice, PoolMode, SslMode};
+pub use choice::{AuthType, Choice, KernelPath, PoolMode, SslMode};
 pub use database::{ADMIN_DATABASE, Database, Host};
 pub use docs::config_markdown;
 pub use ini::ReadFile;
@@ -124,6 +124,11 @@ impl Config {
                 .or(database.query_wait_timeout)
                 .or(settings.query_wait_timeout)
                 .filter(|time| !time.is_zero()),
+            kernel_path: user.kernel_path.or(database.kernel_path).unwrap_or(settings.kernel_path),
+            kernel_path_reply_limit: user
+                .kernel_path_reply_limit
+                .or(database.kernel_path_reply_limit)
+                .unwrap_or(settings.kernel_path_reply_limit),
         }
     }
 
@@ -268,6 +273,10 @@ pub struct PoolSettings {
     pub server_lifetime: Duration,
     /// Longest wait for a server; `None` = not limited.
     pub query_wait_timeout: Option<Duration>,
+    /// Whether queries and results may move inside the kernel.
+    pub kernel_path: KernelPath,
+    /// Bytes of replies that the kernel path may have queued for a client.
+    pub kernel_path_reply_limit: u32,
 }
 
 /// One row of `SHOW CONFIG`.

@@ -60,6 +60,23 @@ impl Choice for AuthType {
     ];
 }
 
+/// Whether queries and results may move inside the kernel (`kernel_path`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum KernelPath {
+    /// Where it can be.
+    #[default]
+    Auto,
+    /// Not at all.
+    Off,
+    /// As `Auto`, but a process that cannot have it does not start.
+    Require,
+}
+
+impl Choice for KernelPath {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("off", Self::Off), ("require", Self::Require)];
+}
+
 /// Whether a connection is encrypted and what is verified (`client_tls_sslmode`, `server_tls_sslmode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
 pub enum SslMode {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::choice::PoolMode;
+use super::choice::{KernelPath, PoolMode};
 use super::connection_string::{self, Key};
 use super::ini::Entry;
 use super::kind::Kind;
@@ -42,6 +42,10 @@ pub struct Database {
     pub server_lifetime: Option<Duration>,
     /// Longest wait for a server; zero = no limit.
     pub query_wait_timeout: Option<Duration>,
+    /// Whether queries and results may move inside the kernel.
+    pub kernel_path: Option<KernelPath>,
+    /// Bytes of replies that the kernel path may have queued for a client.
+    pub kernel_path_reply_limit: Option<u32>,
     /// Start parameter for the server.
     pub client_encoding: Option<String>,
     /// Start parameter for the server.
@@ -70,6 +74,8 @@ impl Database {
             pool_mode: None,
             server_lifetime: None,
             query_wait_timeout: None,
+            kernel_path: None,
+            kernel_path_reply_limit: None,
             client_encoding: None,
             datestyle: None,
             timezone: None,
@@ -279,6 +285,16 @@ pub(super) const KEYS: &[Key<Database>] = &[
         name: "server_lifetime",
         kind: Kind::Timeout(Some(|d| &mut d.server_lifetime)),
         doc: "Overrides the setting `server_lifetime`. Here 0 means that the setting applies.",
+    },
+    Key {
+        name: "kernel_path",
+        kind: Kind::KernelPathOverride(Some(|d| &mut d.kernel_path)),
+        doc: "Overrides the setting `kernel_path`. That of the user wins. PgBouncer does not have it.",
+    },
+    Key {
+        name: "kernel_path_reply_limit",
+        kind: Kind::CountOverride(Some(|d| &mut d.kernel_path_reply_limit)),
+        doc: "Overrides the setting `kernel_path_reply_limit`. That of the user wins. PgBouncer does not have it.",
     },
     Key {
         name: "client_encoding",

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::choice::{AuthType, Choice, PoolMode, SslMode};
+use super::choice::{AuthType, Choice, KernelPath, PoolMode, SslMode};
 use super::database::Host;
 use super::secret::Secret;
 
@@ -45,6 +45,10 @@ pub(super) enum Kind<T> {
     PoolMode(Field<T, PoolMode>),
     /// Pool mode in place of the more general setting.
     PoolModeOverride(Field<T, Option<PoolMode>>),
+    /// Use of the kernel path.
+    KernelPath(Field<T, KernelPath>),
+    /// Use of the kernel path in place of the more general setting.
+    KernelPathOverride(Field<T, Option<KernelPath>>),
     /// Authentication method.
     AuthType(Field<T, AuthType>),
     /// TLS mode.
@@ -84,6 +88,12 @@ impl<T> Kind<T> {
             }
             Self::PoolMode(field) => choose(field, target, PoolMode::from_word(text)?, |mode| mode),
             Self::PoolModeOverride(field) => choose(field, target, PoolMode::from_word(text)?, Some),
+            Self::KernelPath(field) => choose(field, target, KernelPath::from_word(text)?, |choice| choice),
+            Self::KernelPathOverride(field) => match KernelPath::from_word(text)? {
+                // Whether a process starts is not a matter of one database or user.
+                KernelPath::Require => return Err("expected one of auto, off".to_owned()),
+                choice => choose(field, target, choice, Some),
+            },
             Self::AuthType(field) => choose(field, target, auth_type(text)?, |method| method),
             Self::SslMode(field) => {
                 let mode = SslMode::from_word(text)?;
@@ -163,6 +173,8 @@ impl<T> Kind<T> {
             Self::Timeout(field) | Self::TimeoutOverride(field) | Self::WholeSeconds(field) => field.is_some(),
             Self::PoolMode(field) => field.is_some(),
             Self::PoolModeOverride(field) => field.is_some(),
+            Self::KernelPath(field) => field.is_some(),
+            Self::KernelPathOverride(field) => field.is_some(),
             Self::AuthType(field) => field.is_some(),
             Self::SslMode(field) => field.is_some(),
             Self::Hosts(field) => field.is_some(),
@@ -187,6 +199,8 @@ impl<T> Kind<T> {
             Self::WholeSeconds(_) => "whole seconds, 0 = off".to_owned(),
             Self::Period(_) => "whole seconds, at least 1".to_owned(),
             Self::PoolMode(_) | Self::PoolModeOverride(_) => words::<PoolMode>(),
+            Self::KernelPath(_) => words::<KernelPath>(),
+            Self::KernelPathOverride(_) => "`auto`, `off`".to_owned(),
             Self::AuthType(_) => words::<AuthType>(),
             Self::SslMode(_) => words::<SslMode>(),
             Self::Hosts(_) => "host name, address or directory".to_owned(),

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::choice::{AuthType, PoolMode};
+use super::choice::{AuthType, KernelPath, PoolMode};
 use super::kind::Kind;
 
 mod login;
@@ -50,6 +50,10 @@ settings! {
     ignore_startup_parameters: Vec<String>,
     /// Addresses to listen on; `*` = all; empty = no TCP.
     listen_addr: Vec<String>,
+    /// Whether queries and results may move inside the kernel.
+    kernel_path: KernelPath,
+    /// Bytes of replies that the kernel path may have queued for a client.
+    kernel_path_reply_limit: u32,
     /// Length of the kernel's queue of new connections.
     listen_backlog: u32,
     /// Port to listen on, also in the name of the unix socket.

@@ -173,7 +173,7 @@ fn table_is_complete() {
     let mut names: Vec<&str> = settings::all().map(|setting| setting.name).collect();
     names.sort_unstable();
     names.dedup();
-    assert_eq!(names.len(), 101 + 1, "PgBouncer's settings and worker_threads");
+    assert_eq!(names.len(), 101 + 3, "PgBouncer's settings and three of our own");
     for Setting { name, default, doc, .. } in settings::all() {
         assert!(doc.ends_with('.'), "{name}");
         if let Some(text) = default {
@@ -258,9 +258,10 @@ fn the_user_wins_over_the_database_over_the_settings() {
          [databases]\n\
          plain = host=x\n\
          own = host=x pool_mode=transaction pool_size=10 reserve_pool_size=11 min_pool_size=3 max_db_connections=12 \
-         query_wait_timeout=0 server_lifetime=7\n\
+         query_wait_timeout=0 server_lifetime=7 kernel_path=off kernel_path_reply_limit=7\n\
          [users]\n\
-         bob = pool_mode=session pool_size=20 reserve_pool_size=21 max_user_connections=22 query_wait_timeout=1.5\n\
+         bob = pool_mode=session pool_size=20 reserve_pool_size=21 max_user_connections=22 query_wait_timeout=1.5 \
+         kernel_path=auto kernel_path_reply_limit=8\n\
          neg = pool_size=-1 query_wait_timeout=-1\n",
     );
     let (plain, own) = (config.database("plain").unwrap(), config.database("own").unwrap());
@@ -274,6 +275,8 @@ fn the_user_wins_over_the_database_over_the_settings() {
         max_user_connections: None,
         server_lifetime: Duration::from_secs(3600),
         query_wait_timeout: Some(Duration::from_secs(120)),
+        kernel_path: KernelPath::Auto,
+        kernel_path_reply_limit: 256 * 1024,
     };
     assert_eq!(config.pool_settings(&plain, "alice"), defaults);
     assert_eq!(config.pool_settings(&plain, "neg"), defaults);
@@ -285,6 +288,8 @@ fn the_user_wins_over_the_database_over_the_settings() {
         max_db_connections: Some(12),
         server_lifetime: Duration::from_secs(7),
         query_wait_timeout: None,
+        kernel_path: KernelPath::Off,
+        kernel_path_reply_limit: 7,
         ..defaults
     };
     assert_eq!(config.pool_settings(&own, "alice"), of_database);
@@ -294,6 +299,8 @@ fn the_user_wins_over_the_database_over_the_settings() {
         reserve_pool_size: 21,
         max_user_connections: Some(22),
         query_wait_timeout: Some(Duration::from_millis(1500)),
+        kernel_path: KernelPath::Auto,
+        kernel_path_reply_limit: 8,
         ..of_database
     };
     assert_eq!(config.pool_settings(&own, "bob"), of_user);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::choice::PoolMode;
+use super::choice::{KernelPath, PoolMode};
 use super::connection_string::{self, Key};
 use super::ini::Entry;
 use super::kind::Kind;
@@ -22,6 +22,10 @@ pub struct User {
     pub max_user_connections: Option<u32>,
     /// Longest wait for a server; zero = no limit.
     pub query_wait_timeout: Option<Duration>,
+    /// Whether queries and results may move inside the kernel.
+    pub kernel_path: Option<KernelPath>,
+    /// Bytes of replies that the kernel path may have queued for a client.
+    pub kernel_path_reply_limit: Option<u32>,
 }
 
 impl User {
@@ -83,5 +87,15 @@ pub(super) const KEYS: &[Key<User>] = &[
         name: "client_idle_timeout",
         kind: Kind::Timeout(None),
         doc: "Overrides the setting `client_idle_timeout`. Here 0 means that the setting applies.",
+    },
+    Key {
+        name: "kernel_path",
+        kind: Kind::KernelPathOverride(Some(|u| &mut u.kernel_path)),
+        doc: "Overrides `kernel_path` of the database's line and of the settings. PgBouncer does not have it.",
+    },
+    Key {
+        name: "kernel_path_reply_limit",
+        kind: Kind::CountOverride(Some(|u| &mut u.kernel_path_reply_limit)),
+        doc: "Overrides `kernel_path_reply_limit` of the database's line and of the settings. PgBouncer does not have it.",
     },
 ];

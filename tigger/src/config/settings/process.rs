@@ -85,10 +85,27 @@ pub(super) const SETTINGS: &[Setting] = &[
 ];
 
 /// Settings that PgBouncer does not have.
-pub(super) const OWN_SETTINGS: &[Setting] = &[Setting::fixed(
-    "worker_threads",
-    Kind::Count(Some(|s| &mut s.worker_threads)),
-    Some("0"),
-    "Threads that serve connections; 0 means one for each processor core. PgBouncer has one thread, and needs \
+pub(super) const OWN_SETTINGS: &[Setting] = &[
+    Setting::fixed(
+        "worker_threads",
+        Kind::Count(Some(|s| &mut s.worker_threads)),
+        Some("0"),
+        "Threads that serve connections; 0 means one for each processor core. PgBouncer has one thread, and needs \
          several processes with `so_reuseport` for more.",
-)];
+    ),
+    Setting::fixed(
+        "kernel_path",
+        Kind::KernelPath(Some(|s| &mut s.kernel_path)),
+        Some("auto"),
+        "Whether queries and results may move inside the kernel, without waking this process: with `auto` where that \
+         is possible, with `off` never. With `require` the process does not start where it is not possible. See \
+         [kernel-path.md](kernel-path.md).",
+    ),
+    Setting::new(
+        "kernel_path_reply_limit",
+        Kind::Count(Some(|s| &mut s.kernel_path_reply_limit)),
+        Some("262144"),
+        "Most bytes that the kernel path passes to a client that has not read them, and to a server within one \
+         request. What is larger goes through this process, which waits for a slow reader.",
+    ),
+];
