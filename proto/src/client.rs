@@ -51,6 +51,11 @@ impl Client {
         Self { walker: Walker::default(), parameters }
     }
 
+    /// Goes on where the kernel path left off: `rest` bytes of the client's current message are still to come.
+    pub fn resume(&mut self, rest: u32) {
+        self.walker = Walker::resume(rest);
+    }
+
     /// True when the client's last byte ended a message.
     pub fn at_border(&self) -> bool {
         self.walker.at_border()
@@ -67,7 +72,7 @@ impl Client {
             let Some(header) = Header::read(&buf[at..], limits.packet_len_max)? else { break };
             match read(header, limits)? {
                 Frontend::Terminate => return Ok(FromClient::Terminate(at)),
-                Frontend::Silent => {}
+                Frontend::Silent => server.handle_silent(),
                 Frontend::Request(_) if server.is_full() => return Ok(FromClient::Full(at)),
                 Frontend::Request(request) => server.handle_request(request),
             }
@@ -94,6 +99,39 @@ impl Client {
             }
         }
         Ok(FromClient::Discard(at))
+    }
+}
+
+/// Requests that can be sent to a server at once and leave nothing open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WholeRequests {
+    /// Their type bytes, without those of messages that have no answer.
+    pub kinds: Vec<u8>,
+    /// How many of them are answered by ReadyForQuery.
+    pub enders: u32,
+}
+
+impl WholeRequests {
+    /// Most requests.
+    pub const LEN_MAX: usize = 64;
+
+    /// Reads a buffer that consists of whole queries, simple or extended up to their Sync; `None` for anything else.
+    pub fn read(buf: &[u8], limits: ClientLimits) -> Option<Self> {
+        let (mut whole, mut at) = (Self { kinds: Vec::new(), enders: 0 }, 0);
+        let mut last = 0;
+        while at < buf.len() {
+            let header = Header::read(&buf[at..], limits.packet_len_max).ok()??;
+            match header.kind {
+                b'Q' if !limits.simple_query => return None,
+                b'Q' | b'S' => whole.enders += 1,
+                b'P' | b'B' | b'D' | b'E' | b'C' => {}
+                _ => return None,
+            }
+            whole.kinds.push(header.kind);
+            last = header.kind;
+            at += header.total();
+        }
+        (at == buf.len() && matches!(last, b'Q' | b'S') && whole.kinds.len() <= Self::LEN_MAX).then_some(whole)
     }
 }
 
@@ -164,6 +202,25 @@ mod tests {
         let (mut client, mut server) = new();
         let bytes = b"S\0\0\0\x04X\0\0\0\x04";
         assert_eq!(client.handle_bytes(bytes, &mut server, LIMITS), Ok(FromClient::Terminate(5)));
+    }
+
+    #[test]
+    fn whole_requests() {
+        let check = |bytes: &[u8], expected: Option<(&str, u32)>| {
+            let whole = WholeRequests::read(bytes, LIMITS);
+            let expected = expected.map(|(kinds, enders)| WholeRequests { kinds: kinds.into(), enders });
+            assert_eq!(whole, expected, "{bytes:?}");
+        };
+        check(b"Q\0\0\0\x05\0", Some(("Q", 1)));
+        check(b"Q\0\0\0\x05\0S\0\0\0\x04", Some(("QS", 2)));
+        check(b"P\0\0\0\x08\0\0\0\0S\0\0\0\x04", Some(("PS", 1)));
+        check(b"", None);
+        check(b"Q\0\0\0\x05", None);
+        check(b"P\0\0\0\x08\0\0\0\0", None);
+        check(b"Q\0\0\0\x05\0H\0\0\0\x04", None);
+        check(b"F\0\0\0\x04", None);
+        check(&b"S\0\0\0\x04".repeat(65), None);
+        assert_eq!(WholeRequests::read(b"Q\0\0\0\x05\0", ClientLimits { simple_query: false, ..LIMITS }), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@
 mod administration;
 pub mod idle;
 pub mod quota;
+pub mod shared;
 mod upkeep;
 mod view;
 pub mod waiting;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use idle::IdleSet;
 use quota::{Quota, Scope};
+use shared::Shared;
 pub use view::{ServerState, ServerView};
 use waiting::WaitingQueue;
 pub use waiting::{Purpose, Ticket, Waiting};
@@ -154,6 +156,8 @@ pub struct Pool<S, W> {
     user: Arc<Quota>,
     slots: Vec<Slot<S>>,
     idle: IdleSet,
+    /// The kernel path, where there is one.
+    shared: Option<Arc<dyn Shared>>,
     waiting: WaitingQueue<W>,
     paused: bool,
     welcome: bool,
@@ -177,6 +181,7 @@ impl<S, W> Pool<S, W> {
             user,
             slots: Vec::new(),
             idle: IdleSet::default(),
+            shared: None,
             waiting: WaitingQueue::new(),
             paused: false,
             welcome: false,
@@ -184,6 +189,12 @@ impl<S, W> Pool<S, W> {
             lifetime_closed_at: None,
             actions: VecDeque::new(),
         }
+    }
+
+    /// The same, with a kernel path that claims from the same idle set.
+    #[must_use]
+    pub fn sharing(self, shared: Arc<dyn Shared>) -> Self {
+        Self { idle: IdleSet::sharing(Arc::clone(&shared)), shared: Some(shared), ..self }
     }
 
     /// What the driver must do next; call until `None` after every other call.
@@ -215,13 +226,20 @@ impl<S, W> Pool<S, W> {
     /// Puts a client at the end of the queue.
     pub fn wait(&mut self, now: Instant, client: ClientId, purpose: Purpose, waiter: W) -> Ticket {
         let ticket = self.waiting.push(Waiting { client, since: now, purpose, waiter });
+        self.tell_waiting();
+        if self.shared.is_some() && !self.paused {
+            // The kernel path may have released one before it could know that somebody waits.
+            self.serve_waiting(now);
+        }
         self.check_launch(now);
         ticket
     }
 
     /// A waiting client gives up. False when it was granted something meanwhile, which it must take and give back.
     pub fn leave(&mut self, ticket: Ticket) -> bool {
-        self.waiting.leave(ticket).is_some()
+        let left = self.waiting.leave(ticket).is_some();
+        self.tell_waiting();
+        left
     }
 
     /// The error for a client that comes while logins to the server fail and there is no server. Its coming is a reason
@@ -295,15 +313,18 @@ impl<S, W> Pool<S, W> {
     /// A cancel request for `client`: the server it is linked to and that server's key. The server is not given to
     /// another client before [`Self::end_cancel`], so that a late cancel hits nobody else's query.
     pub fn begin_cancel(&mut self, client: ClientId) -> Option<(ServerId, Box<[u8]>)> {
+        let shared = self.shared.as_ref();
         self.slots.iter_mut().enumerate().find_map(|(index, slot)| {
             let entry = slot.entry.as_mut()?;
-            match entry.state {
-                State::Active { client: linked, cancelable: true } if linked == client => {
-                    entry.cancels += 1;
-                    Some((ServerId { slot: index as u32, generation: slot.generation }, entry.key.clone()))
-                }
-                _ => None,
-            }
+            let is_linked = match entry.state {
+                State::Active { client: linked, cancelable } => cancelable && linked == client,
+                State::Idle { .. } => shared.is_some_and(|shared| shared.begin_hold(index, client)),
+                _ => false,
+            };
+            is_linked.then(|| {
+                entry.cancels += 1;
+                (ServerId { slot: index as u32, generation: slot.generation }, entry.key.clone())
+            })
         })
     }
 
@@ -311,7 +332,14 @@ impl<S, W> Pool<S, W> {
     pub fn end_cancel(&mut self, now: Instant, id: ServerId) {
         let Some(entry) = self.entry_mut(id) else { return };
         entry.cancels -= 1;
-        if entry.cancels == 0 && matches!(entry.state, State::BeingCanceled { .. }) {
+        if entry.cancels > 0 {
+            return;
+        }
+        if let Some(shared) = &self.shared {
+            shared.end_hold(id.slot as usize);
+        }
+        let Some(entry) = self.entry_mut(id) else { return };
+        if matches!(entry.state, State::BeingCanceled { .. }) {
             // Tested stands for "out" while the server passes through the checks of a release.
             if let State::BeingCanceled { server } = std::mem::replace(&mut entry.state, State::Tested) {
                 self.handle_release(now, id, server);
@@ -333,7 +361,7 @@ impl<S, W> Pool<S, W> {
         entry.state = State::Tested;
         let close_needed = entry.close_needed;
         self.welcome = true;
-        while let Some(waiting) = self.waiting.pop(Purpose::Login) {
+        while let Some(waiting) = self.pop_waiting(Purpose::Login) {
             self.actions.push_back(Action::Grant(waiting.waiter, Grant::Welcome));
         }
         // Not a release: a server that lives for one use has not had it yet.
@@ -350,11 +378,46 @@ impl<S, W> Pool<S, W> {
         self.forget(id);
         self.login_failed = Some(LoginFailed { at: now, text: error.to_string() });
         if matches!(error, Error::ServerRefused(_)) && !error.is_temporary() {
-            while let Some(waiting) = self.waiting.pop(Purpose::Login) {
+            while let Some(waiting) = self.pop_waiting(Purpose::Login) {
                 self.actions.push_back(Action::Grant(waiting.waiter, Grant::Failed(error.clone())));
             }
         }
         self.check_launch(now);
+    }
+
+    // The kernel path.
+
+    /// Takes a pair back that the kernel path has linked: the server of `client`, which is then linked on the user path.
+    /// `None` when the kernel path has none linked to it.
+    pub fn take_back(&mut self, client: ClientId) -> Option<(ServerId, S)> {
+        let shared = Arc::clone(self.shared.as_ref()?);
+        let index = (0..self.slots.len()).find(|&index| {
+            let is_idle = self.slots[index].entry.as_ref().is_some_and(|entry| idle_since(entry).is_some());
+            is_idle && shared.take_back(index, client)
+        })?;
+        Some(self.link(index, client))
+    }
+
+    /// Leaves a linked pair to the kernel path, which knows of the link already.
+    pub fn hand_over(&mut self, now: Instant, id: ServerId, server: S) {
+        if let Some(entry) = self.entry_mut(id) {
+            debug_assert!(matches!(entry.state, State::Active { .. }), "{id:?} was not linked");
+            entry.state = State::Idle { server, since: now };
+        }
+    }
+
+    /// The kernel path has released servers while clients wait.
+    pub fn handle_wake(&mut self, now: Instant) {
+        if !self.paused {
+            self.serve_waiting(now);
+        }
+    }
+
+    /// The client that the kernel path has linked to this server.
+    pub fn linked_by_kernel(&self, id: ServerId) -> Option<ClientId> {
+        let slot = self.slots.get(id.slot as usize).filter(|slot| slot.generation == id.generation)?;
+        idle_since(slot.entry.as_ref()?)?;
+        self.shared.as_ref()?.linked(id.slot as usize)
     }
 
     /// Takes an idle server out because bytes or a hang-up arrived on it; `None` when it is no longer idle. The driver
@@ -402,7 +465,7 @@ impl<S, W> Pool<S, W> {
 
     /// A server became free: the first waiting client gets it, or the idle set.
     fn make_idle(&mut self, now: Instant, id: ServerId, server: S) {
-        let next = if self.paused { None } else { self.waiting.pop(Purpose::Server) };
+        let next = if self.paused { None } else { self.pop_waiting(Purpose::Server) };
         let Some(entry) = self.entry_mut(id) else { return };
         match next {
             Some(waiting) => {
@@ -424,6 +487,24 @@ impl<S, W> Pool<S, W> {
             let (id, server) = self.link(slot, NOBODY);
             self.make_idle(now, id, server);
         }
+    }
+
+    fn pop_waiting(&mut self, purpose: Purpose) -> Option<Waiting<W>> {
+        let waiting = self.waiting.pop(purpose)?;
+        self.tell_waiting();
+        Some(waiting)
+    }
+
+    /// Lets the kernel path know whether clients wait.
+    fn tell_waiting(&self) {
+        if let Some(shared) = &self.shared {
+            shared.set_waiting(self.waiting.len());
+        }
+    }
+
+    /// True when the server in this slot is in the idle set: its state may say so although the kernel path has it.
+    fn is_idle(&self, slot: usize) -> bool {
+        self.idle.contains(slot)
     }
 
     fn forget(&mut self, id: ServerId) -> Option<Entry<S>> {

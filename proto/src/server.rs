@@ -26,6 +26,8 @@ pub struct Server {
     parameters: ParameterSet,
     /// Set when the server must not be pooled again, whatever its status.
     doomed: bool,
+    /// Messages were sent behind the last one that is answered by ReadyForQuery: the server may not have read them.
+    tail: bool,
     packet_len_max: u32,
 }
 
@@ -49,6 +51,21 @@ pub enum OwnQuery {
     Failed(usize, ErrorFields),
 }
 
+/// Where a pair stands that is taken back from the kernel path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelLink {
+    /// Requests sent since the last one that ReadyForQuery has answered, in order.
+    pub requests: Vec<Request>,
+    /// How many of them got their reply since the last ReadyForQuery.
+    pub answers: u32,
+    /// An ErrorResponse came since the last ReadyForQuery.
+    pub failed: bool,
+    /// Status of the last ReadyForQuery.
+    pub status: TransactionStatus,
+    /// Bytes of the server's current message that are still to come.
+    pub reply_rest: u32,
+}
+
 impl Server {
     /// A server that has just sent its first ReadyForQuery.
     pub fn new(parameters: ParameterSet) -> Self {
@@ -58,6 +75,7 @@ impl Server {
             status: TransactionStatus::Idle,
             parameters,
             doomed: false,
+            tail: false,
             packet_len_max: MESSAGE_LEN_MAX,
         }
     }
@@ -125,7 +143,35 @@ impl Server {
     /// Takes note that a request of the client goes to this server.
     #[inline]
     pub fn handle_request(&mut self, request: Request) {
+        self.tail = request == Request::CopyEnd;
         self.outstanding.handle_request(request);
+    }
+
+    /// Takes note that a message of the client goes to this server which has no answer of its own.
+    #[inline]
+    pub fn handle_silent(&mut self) {
+        self.tail = true;
+    }
+
+    /// True when the server owes nothing, has read all it was sent, and is at the border between two messages, inside of
+    /// a transaction or not.
+    pub fn is_between_requests(&self) -> bool {
+        self.outstanding.is_empty() && self.walker.at_border() && !self.doomed && !self.tail
+    }
+
+    /// True when the server, which [is idle](Self::is_idle), has read all that was sent to it: its last answer belongs to
+    /// the last message. Only then may it be lent to the kernel path, whose bytes would overtake unread ones.
+    pub fn has_read_all(&self) -> bool {
+        !self.tail
+    }
+
+    /// Goes on where the kernel path left off.
+    pub fn resume(&mut self, link: &KernelLink) {
+        self.walker = Walker::resume(link.reply_rest);
+        self.status = link.status;
+        self.outstanding = Outstanding::resume(&link.requests, link.answers, link.failed);
+        // Unknown, and it matters only for lending: the next request tells.
+        self.tail = true;
     }
 
     /// Walks bytes received while linked. `on_parameter` learns each tracked parameter that the server reports.

@@ -54,8 +54,7 @@ impl Access {
 
 /// True for the user `pgbouncer` on a Unix socket, from a process of our own account.
 pub fn is_local_admin(stream: &Stream, user: &str) -> bool {
-    let Stream::Unix(stream) = stream else { return false };
-    user == LOCAL_ADMIN && stream.peer_cred().is_ok_and(|peer| peer.uid() == nix::unistd::geteuid().as_raw())
+    user == LOCAL_ADMIN && stream.peer_cred().is_some_and(|peer| peer.uid() == nix::unistd::geteuid().as_raw())
 }
 
 /// What a client of the console is told at login.

@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod config;
+pub mod kernel_path;
 pub mod log;
 pub mod net;
 pub mod pooler;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use tigger::config::{self, Config};
+use tigger::kernel_path::KernelPath;
 use tigger::log::Log;
 use tigger::net::listener::Listener;
 use tigger::pooler::{Phase, Pooler};
@@ -68,6 +69,8 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         return startup::check(&config, &warnings);
     }
     let settings = config.settings.clone();
+    // It needs rights that the process may give up.
+    let kernel_path = KernelPath::start(&settings)?;
     startup::prepare(&settings, arguments.daemon, arguments.user.as_deref())?;
     let verbose = settings.verbose + u32::from(arguments.verbose);
     let to_stderr = !arguments.quiet && !arguments.daemon;
@@ -81,28 +84,29 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     }
     let runtime = runtime.enable_all().build().map_err(|error| format!("cannot start threads: {error}"))?;
     let pidfile = startup::PidFile::create(settings.pidfile.as_deref())?;
-    let result = runtime.block_on(serve(config, log, arguments.user.is_some()));
+    let result = runtime.block_on(serve(config, kernel_path, log, arguments.user.is_some()));
     runtime.shutdown_background();
     drop(pidfile);
     result
 }
 
-async fn serve(config: Config, log: Log, user_given: bool) -> Result<(), String> {
+async fn serve(config: Config, kernel_path: KernelPath, log: Log, user_given: bool) -> Result<(), String> {
     let files = process::raise_file_limit();
     let settings = config.settings.clone();
     tracing::info!("starting: Tigger {}, open files limit {files}", env!("CARGO_PKG_VERSION"));
     if u64::from(settings.max_client_conn) + 64 > files {
         tracing::warn!("max_client_conn={} may not fit into the limit of {files} open files", settings.max_client_conn);
     }
-    match tigger_bypass::Kernel::load() {
-        Ok(kernel) => match kernel {},
-        Err(reason) => tracing::info!("kernel path: off ({reason})"),
+    match kernel_path.unavailable() {
+        None => tracing::info!("kernel path: on"),
+        Some(reason) => tracing::info!("kernel path: off ({reason})"),
     }
     let listeners = Listener::bind_all(&settings)?;
+    listeners.iter().filter_map(Listener::address).for_each(|address| kernel_path.listen(address));
     if !user_given && settings.user.is_none() && nix::unistd::geteuid().is_root() {
         tracing::warn!("running as root; set `user` to give up its rights");
     }
-    let pooler = Pooler::new(config)?;
+    let pooler = Pooler::new(config, kernel_path)?;
     pooler.open_minimum();
     let mut accepting = tokio::task::JoinSet::new();
     for listener in listeners {
@@ -110,6 +114,8 @@ async fn serve(config: Config, log: Log, user_given: bool) -> Result<(), String>
     }
     let janitor = Arc::clone(&pooler);
     tokio::spawn(async move { janitor.run_janitor().await });
+    let waker = Arc::clone(&pooler);
+    tokio::spawn(async move { waker.run_wakes().await });
     tokio::spawn(handle_signals(Arc::clone(&pooler), log)?);
     pooler.ended().await;
     tracing::info!("shutting down");

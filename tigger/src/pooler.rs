@@ -26,6 +26,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::admin::Console;
 use crate::config::{AuthType, Config, ConfigError, Database, Warning};
+use crate::kernel_path::KernelPath;
 use crate::net::connect::TcpOptions;
 use clients::{ClientInfo, Clients};
 use pool::{LinkRules, Pool, PoolConfig, PoolName};
@@ -66,6 +67,8 @@ pub struct Pooler {
     pub clients: Arc<Clients>,
     /// State of the admin console.
     pub console: Console,
+    /// The kernel path, or why there is none.
+    pub kernel_path: Arc<KernelPath>,
     /// The runtime on which servers are opened.
     pub runtime: tokio::runtime::Handle,
     /// Notified when a server was closed or a client left: what PAUSE and a graceful stop wait for.
@@ -106,7 +109,7 @@ impl Pooler {
     ///
     /// # Errors
     /// `auth_file` cannot be read, or the system gives no random bytes.
-    pub fn new(config: Config) -> Result<Arc<Self>, String> {
+    pub fn new(config: Config, kernel_path: KernelPath) -> Result<Arc<Self>, String> {
         let mock_key = crate::process::random().map_err(|error| error.to_string())?;
         let (users, warnings) = Users::load(&config, mock_key).map_err(|error| error.to_string())?;
         log_warnings(&warnings);
@@ -115,6 +118,7 @@ impl Pooler {
             tracked: Arc::new(Tracked::new(extra)),
             clients: Arc::default(),
             console: Console::default(),
+            kernel_path: Arc::new(kernel_path),
             runtime: tokio::runtime::Handle::current(),
             changed: Notify::new(),
             phase: watch::Sender::new(Phase::Running),
@@ -422,6 +426,16 @@ impl Pooler {
         }
     }
 
+    /// Serves waiting clients when the kernel path has released servers, for ever.
+    pub async fn run_wakes(&self) {
+        let failed = |error| tracing::warn!("kernel path: waiting clients are looked after more slowly: {error}");
+        let Some(wakes) = self.kernel_path.wakes().map_err(failed).unwrap_or_default() else { return };
+        while self.kernel_path.woken(&wakes).await.map_err(failed).is_ok() {
+            let now = Instant::now();
+            self.pools().iter().for_each(|pool| pool.run(|core| core.handle_wake(now)));
+        }
+    }
+
     fn turn_period(&self, now: Instant) {
         let all = self.periods.lock().expect("nobody panics with this lock").turn(now, &self.totals());
         if self.config().settings.log_stats {
@@ -443,7 +457,7 @@ impl Pooler {
         let mut totals: BTreeMap<String, Tally> = BTreeMap::new();
         for pool in self.pools() {
             let total = totals.entry(pool.database.to_string()).or_default();
-            *total = total.plus(&pool.counters.read());
+            *total = total.plus(&pool.tally());
         }
         totals
     }
@@ -494,6 +508,8 @@ fn pool_config(config: &Config, line: Arc<Database>, user: &str) -> PoolConfig {
         },
         reset_query: settings.server_reset_query.clone().filter(|_| resets),
         connect_timeout: settings.server_connect_timeout,
+        kernel_path: pool.kernel_path,
+        kernel_path_reply_limit: pool.kernel_path_reply_limit,
         tcp: TcpOptions::new(settings),
         log_connections: settings.log_connections,
         log_disconnections: settings.log_disconnections,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Action, Error, Grant, NOBODY, Pool, PoolLimits, Purpose, idle_since};
+use super::{Action, Error, Grant, NOBODY, Pool, PoolLimits, Purpose};
 
 impl<S, W> Pool<S, W> {
     /// Takes over changed limits.
@@ -14,12 +14,18 @@ impl<S, W> Pool<S, W> {
     /// Stops linking; idle servers are closed at once, the others when released.
     pub fn pause(&mut self) {
         self.paused = true;
+        if let Some(shared) = &self.shared {
+            shared.set_paused(true);
+        }
         self.close_all_idle(&Error::PauseMode);
     }
 
     /// Links again.
     pub fn resume(&mut self, now: Instant) {
         self.paused = false;
+        if let Some(shared) = &self.shared {
+            shared.set_paused(false);
+        }
         self.serve_waiting(now);
         self.check_launch(now);
     }
@@ -31,9 +37,12 @@ impl<S, W> Pool<S, W> {
 
     /// Closes every server, those in use when they are released.
     pub fn reconnect(&mut self, now: Instant, reason: &Error) {
-        for slot in &mut self.slots {
+        for (index, slot) in self.slots.iter_mut().enumerate() {
             if let Some(entry) = &mut slot.entry {
                 entry.close_needed = true;
+                if let Some(shared) = &self.shared {
+                    shared.demand(index);
+                }
             }
         }
         self.welcome = false;
@@ -44,7 +53,7 @@ impl<S, W> Pool<S, W> {
     /// Fails every waiting client.
     pub fn fail_waiting(&mut self, error: &Error) {
         for purpose in [Purpose::Login, Purpose::Server] {
-            while let Some(waiting) = self.waiting.pop(purpose) {
+            while let Some(waiting) = self.pop_waiting(purpose) {
                 self.actions.push_back(Action::Grant(waiting.waiter, Grant::Failed(error.clone())));
             }
         }
@@ -52,16 +61,18 @@ impl<S, W> Pool<S, W> {
 
     /// Since when the longest idle server is idle; what eviction compares.
     pub fn idle_since(&self) -> Option<Instant> {
-        self.entries().filter_map(|(_, entry)| idle_since(entry)).min()
+        self.idle_servers().map(|(_, since)| since).min()
     }
 
     /// Closes the longest idle server.
     pub fn evict(&mut self) -> bool {
-        let oldest = self
-            .entries()
-            .filter_map(|(id, entry)| Some((idle_since(entry)?, id.slot)))
-            .min_by_key(|(since, _)| *since);
-        oldest.is_some_and(|(_, slot)| self.close_idle(slot as usize, Error::Evicted))
+        let oldest = self.idle_servers().min_by_key(|(_, since)| *since);
+        oldest.is_some_and(|(slot, _)| self.close_idle(slot, Error::Evicted))
+    }
+
+    /// Slots of the idle servers and since when they are.
+    fn idle_servers(&self) -> impl Iterator<Item = (usize, Instant)> {
+        (0..self.slots.len()).filter_map(|slot| Some((slot, self.idle_since_in(slot)?)))
     }
 
     /// Closes the server in this slot if it is idle.
@@ -74,7 +85,7 @@ impl<S, W> Pool<S, W> {
         true
     }
 
-    fn close_all_idle(&mut self, reason: &Error) {
+    pub(super) fn close_all_idle(&mut self, reason: &Error) {
         for slot in 0..self.slots.len() {
             self.close_idle(slot, reason.clone());
         }

@@ -4,26 +4,54 @@
 //! enough to be closed (last in, first out in effect). The words are atomic because the kernel path will claim from the
 //! same memory; the user path calls it under the pool's lock.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::shared::Shared;
 
 /// A set of slot numbers.
 #[derive(Debug, Default)]
 pub struct IdleSet {
-    words: Vec<AtomicU64>,
+    /// The kernel path's memory, which holds the first words.
+    shared: Option<Arc<dyn Shared>>,
+    shared_words: usize,
+    /// The words after those.
+    own: Vec<AtomicU64>,
 }
 
 impl IdleSet {
+    /// An empty set in the memory of the kernel path, as far as that goes.
+    pub fn sharing(shared: Arc<dyn Shared>) -> Self {
+        Self { shared: Some(shared), ..Self::default() }
+    }
+
     /// Makes room for `slots` slots.
     pub fn grow(&mut self, slots: usize) {
         let words = slots.div_ceil(64);
-        if words > self.words.len() {
-            self.words.resize_with(words, AtomicU64::default);
+        // Words cannot become shared once slots are behind them.
+        if self.own.is_empty()
+            && words > self.shared_words
+            && let Some(shared) = &self.shared
+        {
+            self.shared_words = shared.grow(words).min(words);
+        }
+        let own = words.saturating_sub(self.shared_words);
+        if own > self.own.len() {
+            self.own.resize_with(own, AtomicU64::default);
+        }
+    }
+
+    fn word(&self, index: usize) -> &AtomicU64 {
+        match &self.shared {
+            Some(shared) if index < self.shared_words => shared.idle_word(index),
+            _ => &self.own[index - self.shared_words],
         }
     }
 
     /// Takes the lowest slot out of the set.
     pub fn claim(&self) -> Option<usize> {
-        for (index, word) in self.words.iter().enumerate() {
+        for index in 0..self.shared_words + self.own.len() {
+            let word = self.word(index);
             let mut value = word.load(Ordering::Acquire);
             while value != 0 {
                 let bit = value & value.wrapping_neg();
@@ -36,16 +64,21 @@ impl IdleSet {
         None
     }
 
+    /// True when the slot is in the set.
+    pub fn contains(&self, slot: usize) -> bool {
+        self.word(slot / 64).load(Ordering::Acquire) & (1 << (slot % 64)) != 0
+    }
+
     /// Puts a slot into the set.
     pub fn release(&self, slot: usize) {
-        let before = self.words[slot / 64].fetch_or(1 << (slot % 64), Ordering::AcqRel);
+        let before = self.word(slot / 64).fetch_or(1 << (slot % 64), Ordering::AcqRel);
         debug_assert_eq!(before & (1 << (slot % 64)), 0, "slot {slot} released twice");
     }
 
     /// Takes this slot out of the set; false when it was not in it (claimed by somebody else).
     pub fn withdraw(&self, slot: usize) -> bool {
         let bit = 1 << (slot % 64);
-        self.words[slot / 64].fetch_and(!bit, Ordering::AcqRel) & bit != 0
+        self.word(slot / 64).fetch_and(!bit, Ordering::AcqRel) & bit != 0
     }
 }
 

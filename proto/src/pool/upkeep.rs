@@ -2,12 +2,14 @@
 
 use std::time::Instant;
 
-use super::{Action, Entry, Error, Grant, Pool, ServerId, Slot, State, idle_since, quota};
+use super::{Action, Entry, Error, Grant, NOBODY, Pool, ServerId, Slot, State, idle_since, quota};
 
 impl<S, W> Pool<S, W> {
     /// Closes what is too old or idle too long, opens what is missing. To be called several times a second.
     pub fn handle_tick(&mut self, now: Instant) {
         for slot in 0..self.slots.len() {
+            self.close_orphan(slot);
+            self.demand_overdue(now, slot);
             if let Some(reason) = self.overdue(now, slot) {
                 if reason == Error::ServerLifetime {
                     self.lifetime_closed_at = Some(now);
@@ -15,14 +17,51 @@ impl<S, W> Pool<S, W> {
                 self.close_idle(slot, reason);
             }
         }
+        if self.paused && self.shared.is_some() {
+            // The kernel path may have released one while the pause began.
+            self.close_all_idle(&Error::PauseMode);
+        }
+        if self.shared.is_some() {
+            self.handle_wake(now);
+        }
         self.fail_overdue(now);
         self.check_launch(now);
+    }
+
+    /// A client may have left in the moment in which the kernel path linked it.
+    fn close_orphan(&mut self, slot: usize) {
+        let is_linked = self.slots[slot].entry.as_ref().and_then(idle_since).is_some() && !self.is_idle(slot);
+        if is_linked && self.shared.as_ref().is_some_and(|shared| shared.is_orphan(slot)) {
+            let (id, server) = self.link(slot, NOBODY);
+            self.close(id, server, Error::ClientLeftServerBusy);
+        }
+    }
+
+    /// Has a server that the kernel path keeps busy come back when it is too old.
+    fn demand_overdue(&self, now: Instant, slot: usize) {
+        let Some(shared) = &self.shared else { return };
+        let id = ServerId { slot: slot as u32, generation: self.slots[slot].generation };
+        let is_linked = self.slots[slot].entry.as_ref().and_then(idle_since).is_some() && !self.is_idle(slot);
+        if is_linked && (self.is_lifetime_over(now, id) || self.has_surplus()) {
+            shared.demand(slot);
+        }
+    }
+
+    /// Since when the server in this slot is in the idle set.
+    pub(super) fn idle_since_in(&self, slot: usize) -> Option<Instant> {
+        let since = idle_since(self.slots[slot].entry.as_ref()?)?;
+        if !self.is_idle(slot) {
+            return None;
+        }
+        let released = self.shared.as_ref().and_then(|shared| shared.released_at(slot));
+        Some(released.map_or(since, |released| released.max(since)))
     }
 
     /// Tells clients that have waited for `query_wait_timeout`.
     fn fail_overdue(&mut self, now: Instant) {
         let latest = self.limits.query_wait_timeout.and_then(|limit| now.checked_sub(limit));
         while let Some(waiting) = latest.and_then(|latest| self.waiting.pop_overdue(latest)) {
+            self.tell_waiting();
             self.actions.push_back(Action::Grant(waiting.waiter, Grant::Failed(Error::QueryWaitTimeout)));
         }
     }
@@ -77,8 +116,7 @@ impl<S, W> Pool<S, W> {
     }
 
     fn overdue(&self, now: Instant, slot: usize) -> Option<Error> {
-        let entry = self.slots[slot].entry.as_ref()?;
-        let since = idle_since(entry)?;
+        let since = self.idle_since_in(slot)?;
         let id = ServerId { slot: slot as u32, generation: self.slots[slot].generation };
         let idle_too_long =
             self.limits.server_idle_timeout.is_some_and(|limit| now.saturating_duration_since(since) >= limit);

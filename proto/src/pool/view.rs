@@ -42,7 +42,17 @@ impl<S, W> Pool<S, W> {
 
     /// Servers that are with a client or in a test: what PAUSE waits for.
     pub fn busy(&self) -> usize {
-        self.entries().filter(|(_, e)| !matches!(e.state, State::Idle { .. } | State::Login)).count()
+        let is_busy = |id: ServerId, state: &State<S>| match state {
+            State::Login => false,
+            State::Idle { .. } => !self.is_idle(id.slot as usize),
+            _ => true,
+        };
+        self.entries().filter(|(id, entry)| is_busy(*id, &entry.state)).count()
+    }
+
+    /// Servers that the kernel path has linked.
+    pub fn linked_by_kernel_count(&self) -> usize {
+        self.entries().filter(|(id, _)| self.linked_by_kernel(*id).is_some()).count()
     }
 
     /// Each server.
@@ -51,7 +61,10 @@ impl<S, W> Pool<S, W> {
             id,
             state: match entry.state {
                 State::Login => ServerState::Login,
-                State::Idle { .. } => ServerState::Idle,
+                State::Idle { .. } => match self.linked_by_kernel(id) {
+                    Some(client) => ServerState::Active(client),
+                    None => ServerState::Idle,
+                },
                 State::Active { client, .. } => ServerState::Active(client),
                 State::Tested => ServerState::Tested,
                 State::BeingCanceled { .. } => ServerState::BeingCanceled,

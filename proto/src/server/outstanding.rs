@@ -82,6 +82,24 @@ enum Group {
 pub struct Unexpected;
 
 impl Outstanding {
+    /// What a server owes that was sent `requests` since its last ReadyForQuery, of which it has answered the first
+    /// `answers`, or has reported an error.
+    pub fn resume(requests: &[Request], answers: u32, failed: bool) -> Self {
+        let mut outstanding = Self::default();
+        requests.iter().for_each(|&request| outstanding.handle_request(request));
+        for _ in 0..answers {
+            match outstanding.queue.front() {
+                // The rows of a Query, and its tag, are not its end.
+                None | Some(Request::Query | Request::FunctionCall | Request::Sync) => break,
+                Some(_) => drop(outstanding.queue.pop_front()),
+            }
+        }
+        if failed {
+            outstanding.error();
+        }
+        outstanding
+    }
+
     /// True when the server owes nothing, not even the ReadyForQuery after a Sync that was not sent yet.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.mode == Mode::Normal && !self.begun
@@ -364,6 +382,69 @@ mod tests {
         check("P B E S <1 <2 <G c S <C <Z . B <E ! S <Z .");
         // CopyDone is sent without its Sync: that must still reach this server, whatever ReadyForQuery came before.
         check("P B E S <1 <2 <G c <E ! <Z ! S ! <Z !");
+    }
+
+    /// What `Outstanding::resume` makes of the requests and replies of `script`, and what handling each in turn makes of
+    /// them, must go on alike: the kernel path counts only.
+    #[track_caller]
+    fn check_resume(script: &str) {
+        let (mut requests, mut answers, mut failed) = (Vec::new(), 0, false);
+        let mut handled = Outstanding::default();
+        for word in script.split_whitespace() {
+            match word.as_bytes() {
+                [b'<', b'E'] => {
+                    failed = true;
+                    handled.handle_reply(b'E').unwrap();
+                }
+                [b'<', reply] => {
+                    answers += 1;
+                    handled.handle_reply(*reply).unwrap();
+                }
+                [kind] => match crate::wire::frontend::Frontend::from_kind(*kind) {
+                    Some(crate::wire::frontend::Frontend::Request(request)) => {
+                        requests.push(request);
+                        handled.handle_request(request);
+                    }
+                    other => panic!("{script}: {other:?}"),
+                },
+                _ => panic!("{script}: {word}"),
+            }
+        }
+        let resumed = Outstanding::resume(&requests, answers, failed);
+        assert_eq!(
+            (&resumed.queue, resumed.mode, resumed.begun),
+            (&handled.queue, handled.mode, handled.begun),
+            "{script}"
+        );
+    }
+
+    #[test]
+    fn resuming_is_as_if_each_was_handled() {
+        for script in [
+            "",
+            "Q",
+            "Q <T <C",
+            "Q Q <T <C",
+            "P",
+            "P <1",
+            "P B D E S",
+            "P B D E S <1 <2 <T",
+            "P B D E S <1 <2 <n <C",
+            "P B E S P B E S <1 <2 <C",
+            "P B E S <E",
+            "P B E S P B E S <1 <E",
+            "P <E",
+            "P B <1 <E",
+            "P B <E E",
+            "Q <E",
+            "C S <3",
+            "B E E <2 <s",
+            "E S <C <E",
+            "S",
+            "Q S <C",
+        ] {
+            check_resume(script);
+        }
     }
 
     #[test]

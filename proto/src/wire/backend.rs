@@ -48,6 +48,15 @@ impl TransactionStatus {
             _ => None,
         }
     }
+
+    /// The wire's byte.
+    pub fn byte(self) -> u8 {
+        match self {
+            Self::Idle => b'I',
+            Self::InTransaction => b'T',
+            Self::Failed => b'E',
+        }
+    }
 }
 
 /// What a server asks for at login, or that it is satisfied (manual 55.7, message `R`).

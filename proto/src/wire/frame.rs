@@ -70,6 +70,11 @@ pub struct Walker {
 }
 
 impl Walker {
+    /// A walker in the middle of a message, of which `rest` bytes are still to come; 0 for between two messages.
+    pub fn resume(rest: u32) -> Self {
+        Self { rest }
+    }
+
     /// True when the next byte starts a message.
     #[inline]
     pub fn at_border(self) -> bool {

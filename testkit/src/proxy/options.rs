@@ -86,6 +86,13 @@ impl ProxyOptions {
         self
     }
 
+    /// Sets any setting of `[pgbouncer]` unless it was set before.
+    #[must_use]
+    pub fn default_setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        self
+    }
+
     /// Leaves a setting out, also one of the defaults.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {

@@ -1,10 +1,12 @@
 //! What SHOW shows: one table of tables, with PgBouncer's columns in its order.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tigger_proto::pool::{ServerState, ServerView, Waiting};
+use tigger_bypass::Carried;
+use tigger_proto::pool::{ClientId, ServerState, ServerView, Waiting};
 use tigger_proto::wire::backend::{self, ColumnType};
 
 use super::PGBOUNCER_VERSION;
@@ -28,7 +30,13 @@ pub(super) struct Table {
 type Row = Vec<Option<String>>;
 
 pub(super) const TABLES: &[Table] = &[
-    Table { name: "CLIENTS", columns: SOCKET_COLUMNS, rows: clients },
+    Table {
+        name: "CLIENTS",
+        columns: "type:s user:s database:s replication:s state:s addr:s port:i local_addr:s local_port:i \
+                  connect_time:s request_time:s wait:i wait_us:i close_needed:i ptr:s link:s remote_pid:i \
+                  tls:s application_name:s prepared_statements:i id:i path:s",
+        rows: clients,
+    },
     Table { name: "CONFIG", columns: "key:s value:s default:s changeable:s", rows: config },
     Table {
         name: "DATABASES",
@@ -37,6 +45,7 @@ pub(super) const TABLES: &[Table] = &[
                   max_client_connections:i current_client_connections:i paused:i disabled:i",
         rows: databases,
     },
+    Table { name: "KERNEL_PATH", columns: "name:s value:s", rows: kernel_path },
     Table { name: "LISTS", columns: "list:s items:i", rows: lists },
     Table {
         name: "POOLS",
@@ -290,10 +299,13 @@ fn timestamp(micros: u64) -> String {
 
 fn clients(pooler: &Arc<Pooler>) -> Vec<Row> {
     let now = crate::process::unix_micros();
+    let links = kernel_links(pooler);
     let row = |info: &Arc<ClientInfo>| {
         let login = info.login()?;
         let waiting = info.activity() == Activity::Waiting;
-        let request_at = info.request_at.load(Ordering::Relaxed);
+        let far = info.far();
+        let carried_at = far.as_ref().and_then(|far| far.request_at()).map(|at| now - at.elapsed().as_micros() as u64);
+        let request_at = info.request_at.load(Ordering::Relaxed).max(carried_at.unwrap_or_default());
         let socket = Socket {
             kind: "C",
             user: &login.user,
@@ -306,13 +318,39 @@ fn clients(pooler: &Arc<Pooler>) -> Vec<Row> {
             wait_us: if waiting { now.saturating_sub(request_at) } else { 0 },
             close_needed: false,
             serial: info.id.0,
-            link: info.server(),
+            link: links.get(&info.id).copied().unwrap_or_else(|| info.server()),
             remote_pid: 0,
             application_name: &login.application_name,
         };
-        Some(socket.row())
+        let mut row = socket.row();
+        row.push(Some(path(pooler, info, login.pool.as_deref())));
+        Some(row)
     };
     pooler.clients.all().iter().filter_map(row).collect()
+}
+
+/// Serials of the servers to which the kernel path has linked clients.
+fn kernel_links(pooler: &Pooler) -> HashMap<ClientId, u64> {
+    let links = |pool: Arc<Pool>| {
+        let linked: Vec<_> = pool
+            .run(|core| core.servers().filter_map(|view| Some((core.linked_by_kernel(view.id)?, view.id))).collect());
+        linked.into_iter().filter_map(move |(client, server)| Some((client, pool.server_info(server)?.serial)))
+    };
+    pooler.pools().into_iter().flat_map(links).collect()
+}
+
+/// Column `path`: which path serves a client, and why not the kernel's.
+fn path(pooler: &Pooler, info: &ClientInfo, pool: Option<&Pool>) -> String {
+    let why = match (info.far(), pool) {
+        (Some(far), _) if far.reason().is_empty() => return "kernel".into(),
+        (Some(far), _) => far.reason(),
+        (None, None) => "console",
+        (None, Some(_)) if pooler.kernel_path.unavailable().is_some() => "off",
+        (None, Some(pool)) if pool.shared().is_none() => "disabled",
+        (None, Some(_)) if info.remote.socket_addr().is_none() => "unix_socket",
+        (None, Some(_)) => "remote",
+    };
+    format!("user ({why})")
 }
 
 fn servers(pooler: &Arc<Pooler>) -> Vec<Row> {
@@ -351,6 +389,34 @@ fn pool_servers(pool: &Arc<Pool>) -> Vec<Row> {
         Some(socket.row())
     };
     views.iter().filter_map(row).collect()
+}
+
+fn kernel_path(pooler: &Arc<Pooler>) -> Vec<Row> {
+    let path = &pooler.kernel_path;
+    let on = path.unavailable().is_none();
+    let programs = path.programs().iter().map(|(name, len)| format!("{name} ({len} instructions)"));
+    let mut rows = vec![
+        row!["enabled", if on { "yes" } else { "no" }],
+        row!["reason", path.unavailable().unwrap_or_default()],
+        row!["programs", programs.collect::<Vec<_>>().join(", ")],
+    ];
+    let pools = pooler.pools();
+    let linked = |pool: &Arc<Pool>| pool.run(|core| core.linked_by_kernel_count());
+    let carried = pools.iter().fold(Carried::default(), |sum, pool| sum.plus(&pool.carried()));
+    let all = pooler.totals().values().map(|tally| tally.query_count).sum::<u64>();
+    rows.extend([
+        row!["linked_now", pools.iter().map(linked).sum::<usize>()],
+        row!["requests_kernel", carried.requests],
+        row!["requests_user", all.saturating_sub(carried.requests)],
+        row!["replies_kernel", carried.queries],
+        row!["replies_user", all.saturating_sub(carried.queries)],
+    ]);
+    if let Some(totals) = path.totals() {
+        rows.push(row!["captured", totals.captured]);
+        rows.push(row!["capture_failed", totals.capture_failed]);
+        rows.extend(totals.reasons.iter().map(|(reason, count)| row![format!("left_{reason}"), count]));
+    }
+    rows
 }
 
 fn lists(pooler: &Arc<Pooler>) -> Vec<Row> {
@@ -441,12 +507,14 @@ mod tests {
         };
         check("databases", "ssissiiiissiiiiii");
         check("pools", "ssiiiiiiiiiiiiiss");
-        check("CLIENTS", "ssssssisissiiississii");
+        // With a column of our own at the end.
+        check("CLIENTS", "ssssssisissiiississiis");
         check("SERVERS", "ssssssisissiiississii");
         check("CONFIG", "ssss");
         check("STATS", &format!("s{}", "N".repeat(24)));
         check("TOTALS", "sN");
         check("LISTS", "si");
+        check("KERNEL_PATH", "ss");
         check("VERSION", "s");
         assert_eq!(Tally::NAMES.len(), TOTAL_NAMES.len());
     }

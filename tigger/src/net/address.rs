@@ -29,6 +29,16 @@ impl Address {
     }
 }
 
+impl Address {
+    /// The address as a socket has it; `None` for a Unix socket.
+    pub fn socket_addr(&self) -> Option<std::net::SocketAddr> {
+        match *self {
+            Self::Tcp(ip, port) => Some((ip, port).into()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
 impl From<std::net::SocketAddr> for Address {
     fn from(address: std::net::SocketAddr) -> Self {
         // A client of IPv4 that came to a socket of IPv6 is shown as what it is.

@@ -1,11 +1,12 @@
 //! Connecting to a server, and the options of its socket.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use nix::libc;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use super::address::Address;
 use super::stream::Stream;
@@ -78,25 +79,78 @@ pub struct Connected {
     pub local: Address,
 }
 
-/// Connects to the server at `host`; of a name's addresses the first that answers.
+/// Connects to the server at `host`; of a name's addresses the first that answers. `announce` is told both ends of a TCP
+/// connection before it is opened, if the server is on this host, and what it returns is kept until the end of the call
+/// and given back.
 ///
 /// # Errors
 /// Those of name resolution and connect(2).
-pub async fn connect(host: &Host, port: u16, options: &TcpOptions) -> io::Result<Connected> {
+pub async fn connect<A>(
+    host: &Host,
+    port: u16,
+    options: &TcpOptions,
+    announce: impl Fn(SocketAddr, SocketAddr) -> Option<A>,
+) -> io::Result<(Connected, Option<A>)> {
     match host {
         Host::Tcp(name) => {
-            let stream = TcpStream::connect((name.as_str(), port)).await?;
+            let (stream, announced) = connect_tcp(name, port, announce).await?;
             options.apply(&stream)?;
             let (remote, local) = (stream.peer_addr()?.into(), stream.local_addr()?.into());
-            Ok(Connected { stream: Stream::Tcp(stream), remote, local })
+            Ok((Connected { stream: stream.into(), remote, local }, announced))
         }
         Host::Unix(_) => {
             let path = host.unix_socket(port).expect("a unix host has a socket");
             let stream = connect_unix(&path).await?;
-            Ok(Connected { stream: Stream::Unix(stream), remote: Address::Unix(port), local: Address::Unix(port) })
+            let address = Address::Unix(port);
+            Ok((Connected { stream: stream.into(), remote: address, local: address }, None))
         }
     }
 }
+
+async fn connect_tcp<A>(
+    name: &str,
+    port: u16,
+    announce: impl Fn(SocketAddr, SocketAddr) -> Option<A>,
+) -> io::Result<(TcpStream, Option<A>)> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for server in tokio::net::lookup_host((name, port)).await? {
+        let (socket, announced) = match bound_socket(server)? {
+            Some((socket, ours)) => (socket, announce(server, ours)),
+            None => (new_socket(server)?, None),
+        };
+        match socket.connect(server).await {
+            Ok(stream) => return Ok((stream, announced)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn new_socket(server: SocketAddr) -> io::Result<TcpSocket> {
+    if server.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
+}
+
+/// A socket whose own address is known before it connects; `None` where the server is on another host. Only there does
+/// the own address matter, and only there must it be spared: a bound port is taken for all destinations.
+fn bound_socket(server: SocketAddr) -> io::Result<Option<(TcpSocket, SocketAddr)>> {
+    // Connecting a datagram socket sends nothing, but chooses the address from which the server is reached.
+    let probe = std::net::UdpSocket::bind((if server.is_ipv4() { ANY_V4 } else { ANY_V6 }, 0))?;
+    if probe.connect(server).is_err() {
+        // The TCP connection tells why.
+        return Ok(None);
+    }
+    let ours = probe.local_addr()?.ip();
+    if !server.ip().is_loopback() && ours != server.ip() {
+        return Ok(None);
+    }
+    let socket = new_socket(server)?;
+    socket.bind((ours, 0).into())?;
+    let ours = socket.local_addr()?;
+    Ok(Some((socket, ours)))
+}
+
+const ANY_V4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const ANY_V6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// connect(2) on a Unix socket fails with EAGAIN while the listener's queue is full, and no event tells when there is
 /// room again. So it is tried again, ever slower; the caller has a time limit.

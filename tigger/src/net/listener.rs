@@ -83,6 +83,14 @@ impl Listener {
         Self { socket, port, reserve: File::open("/dev/null").ok() }
     }
 
+    /// Where it listens; none for a Unix socket.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Listening::Tcp(listener) => listener.local_addr().ok(),
+            Listening::Unix(..) => None,
+        }
+    }
+
     /// The next client. Failures are logged and waited out, so this returns only with one.
     pub async fn accept(&mut self, options: &TcpOptions) -> Accepted {
         loop {
@@ -100,13 +108,13 @@ impl Listener {
             Listening::Tcp(listener) => {
                 let (stream, remote) = listener.accept().await?;
                 options.apply(&stream)?;
-                let local = stream.local_addr()?.into();
-                Ok(Accepted { stream: Stream::Tcp(stream), remote: remote.into(), local })
+                let local: SocketAddr = stream.local_addr()?;
+                Ok(Accepted { stream: Stream::from(stream), remote: remote.into(), local: local.into() })
             }
             Listening::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
                 let address = Address::Unix(self.port);
-                Ok(Accepted { stream: Stream::Unix(stream), remote: address, local: address })
+                Ok(Accepted { stream: Stream::from(stream), remote: address, local: address })
             }
         }
     }

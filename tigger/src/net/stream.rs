@@ -2,23 +2,42 @@
 
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::unix::UCred;
 use tokio::net::{TcpStream, UnixStream};
 
 /// Bytes read at once where no relay is at work: logins, the console, the proxy's own queries.
 const READ_LEN: usize = 4096;
 
-/// A connected socket.
+/// A connected socket, and how many bytes went through it: the kernel path must know when all of them have arrived.
 #[derive(Debug)]
-pub enum Stream {
-    /// TCP.
+pub struct Stream {
+    socket: Socket,
+    read: u64,
+    written: u64,
+}
+
+#[derive(Debug)]
+enum Socket {
     Tcp(TcpStream),
-    /// Unix domain.
     Unix(UnixStream),
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Self { socket: Socket::Tcp(stream), read: 0, written: 0 }
+    }
+}
+
+impl From<UnixStream> for Stream {
+    fn from(stream: UnixStream) -> Self {
+        Self { socket: Socket::Unix(stream), read: 0, written: 0 }
+    }
 }
 
 impl Stream {
@@ -29,11 +48,13 @@ impl Stream {
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut read = ReadBuf::new(buf);
         // After a read that did not fill the buffer tokio waits for the next edge, so that no read ends in EAGAIN.
-        ready!(match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut read),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, &mut read),
+        ready!(match &mut self.socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut read),
+            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, &mut read),
         })?;
-        Poll::Ready(Ok(read.filled().len()))
+        let n = read.filled().len();
+        self.read += n as u64;
+        Poll::Ready(Ok(n))
     }
 
     /// Writes what fits.
@@ -41,17 +62,19 @@ impl Stream {
     /// # Errors
     /// Those of write(2).
     pub fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
+        let n = ready!(match &mut self.socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        })?;
+        self.written += n as u64;
+        Poll::Ready(Ok(n))
     }
 
     /// True when bytes or a hang-up may have arrived; else wakes the task when they do.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match self {
-            Self::Tcp(stream) => stream.poll_read_ready(cx).map(drop),
-            Self::Unix(stream) => stream.poll_read_ready(cx).map(drop),
+        match &self.socket {
+            Socket::Tcp(stream) => stream.poll_read_ready(cx).map(drop),
+            Socket::Unix(stream) => stream.poll_read_ready(cx).map(drop),
         }
     }
 
@@ -59,21 +82,54 @@ impl Stream {
     ///
     /// # Errors
     /// `WouldBlock` when nothing is there, else those of read(2).
-    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_read(buf),
-            Self::Unix(stream) => stream.try_read(buf),
-        }
+    pub fn try_read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = match &self.socket {
+            Socket::Tcp(stream) => stream.try_read(buf),
+            Socket::Unix(stream) => stream.try_read(buf),
+        }?;
+        self.read += n as u64;
+        Ok(n)
     }
 
     /// Writes without waiting.
     ///
     /// # Errors
     /// `WouldBlock` when there is no room, else those of write(2).
-    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_write(buf),
-            Self::Unix(stream) => stream.try_write(buf),
+    pub fn try_write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = match &self.socket {
+            Socket::Tcp(stream) => stream.try_write(buf),
+            Socket::Unix(stream) => stream.try_write(buf),
+        }?;
+        self.written += n as u64;
+        Ok(n)
+    }
+
+    /// Another handle of the socket.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub fn try_clone(&self) -> io::Result<OwnedFd> {
+        match &self.socket {
+            Socket::Tcp(stream) => stream.as_fd().try_clone_to_owned(),
+            Socket::Unix(stream) => stream.as_fd().try_clone_to_owned(),
+        }
+    }
+
+    /// Bytes read so far.
+    pub fn read(&self) -> u64 {
+        self.read
+    }
+
+    /// Bytes written so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Credentials of the process at the other end of a Unix socket; `None` for TCP.
+    pub fn peer_cred(&self) -> Option<UCred> {
+        match &self.socket {
+            Socket::Tcp(_) => None,
+            Socket::Unix(stream) => stream.peer_cred().ok(),
         }
     }
 
@@ -97,9 +153,9 @@ impl Stream {
     /// # Errors
     /// Those of shutdown(2).
     pub fn shut_down_writing(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
-            Self::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
+        match &self.socket {
+            Socket::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
+            Socket::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
         }
     }
 

@@ -41,7 +41,9 @@ pub async fn cancel(pooler: &Arc<Pooler>, key: &[u8]) {
 /// Sends the key and waits until the server has closed the connection: then the signal was sent to the backend.
 async fn send(pool: &Pool, key: &[u8]) -> std::io::Result<()> {
     let config = pool.config();
-    let mut stream = connect::connect(config.database.host(), config.database.port, &config.tcp).await?.stream;
+    let (host, port) = (config.database.host(), config.database.port);
+    let (connected, _) = connect::connect(host, port, &config.tcp, |_, _| None::<()>).await?;
+    let mut stream = connected.stream;
     let mut message = Vec::new();
     startup::cancel_request(&mut message, key);
     stream.write_all(&message).await?;

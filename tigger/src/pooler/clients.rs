@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::{Context, Poll};
 
 use atomic_waker::AtomicWaker;
+use tigger_bypass::ClientSlot;
 use tigger_proto::cancel::CancelKey;
 use tigger_proto::error::Error;
 use tigger_proto::pool::ClientId;
@@ -33,6 +34,9 @@ pub struct ClientInfo {
     /// Serial of the server it is linked to, 0 for none.
     server: AtomicU64,
     end: End,
+    take_back: TakeBack,
+    /// Its place on the kernel path, from its login on.
+    far: OnceLock<Weak<ClientSlot>>,
 }
 
 /// Who a client is, from its login on.
@@ -62,6 +66,13 @@ struct End {
     waker: AtomicWaker,
 }
 
+/// Its server spoke while the kernel path has the pair.
+#[derive(Debug, Default)]
+struct TakeBack {
+    asked: AtomicBool,
+    waker: AtomicWaker,
+}
+
 impl ClientInfo {
     /// A client that was just accepted.
     pub fn new(id: ClientId, key: CancelKey, remote: Address, local: Address, now: u64) -> Self {
@@ -76,6 +87,8 @@ impl ClientInfo {
             activity: AtomicU8::new(Activity::Active as u8),
             server: AtomicU64::new(0),
             end: End::default(),
+            take_back: TakeBack::default(),
+            far: OnceLock::new(),
         }
     }
 
@@ -128,6 +141,29 @@ impl ClientInfo {
     /// It was linked (or, with 0, unlinked).
     pub fn set_server(&self, serial: u64) {
         self.server.store(serial, Ordering::Relaxed);
+    }
+
+    /// Its own end is on this host.
+    pub fn set_far(&self, far: Weak<ClientSlot>) {
+        // A client logs in once.
+        self.far.get_or_init(|| far);
+    }
+
+    /// Its place on the kernel path; none for an end that is not on this host.
+    pub fn far(&self) -> Option<Arc<ClientSlot>> {
+        self.far.get()?.upgrade()
+    }
+
+    /// Has its task take the pair back from the kernel path.
+    pub fn ask_take_back(&self) {
+        self.take_back.asked.store(true, Ordering::Release);
+        self.take_back.waker.wake();
+    }
+
+    /// For the client's task while the kernel path may have the client: ready once after each [`Self::ask_take_back`].
+    pub fn poll_take_back(&self, cx: &Context<'_>) -> Poll<()> {
+        self.take_back.waker.register(cx.waker());
+        if self.take_back.asked.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Disconnects it with this error, as soon as its task looks.
@@ -188,6 +224,11 @@ impl Clients {
     pub fn by_key(&self, key: CancelKey) -> Option<Arc<ClientInfo>> {
         let inner = self.inner.lock().expect("nobody panics with this lock");
         inner.by_id.get(inner.by_key.get(&key)?).cloned()
+    }
+
+    /// The client of this name.
+    pub fn by_id(&self, id: ClientId) -> Option<Arc<ClientInfo>> {
+        self.inner.lock().expect("nobody panics with this lock").by_id.get(&id).cloned()
     }
 
     /// All, in the order they came.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
+use tigger_bypass::Ends;
 use tigger_proto::auth::scram;
 use tigger_proto::error::{Error, Level};
 use tigger_proto::pool::ServerId;
@@ -14,6 +15,7 @@ use tigger_proto::wire::startup;
 use super::idle_watch::IdleWatch;
 use super::pool::{Pool, PoolConfig};
 use super::server_conn::{ServerConn, ServerInfo};
+use crate::kernel_path::FarServer;
 use crate::net::connect::{self, Connected};
 use crate::process::{self, unix_micros};
 
@@ -53,8 +55,10 @@ type Opened = (Box<ServerConn>, Welcome, Box<[u8]>);
 
 async fn open(pool: &Arc<Pool>, config: &PoolConfig, id: ServerId) -> Result<Opened, Error> {
     let database = &config.database;
-    let Connected { mut stream, remote, local } =
-        connect::connect(database.host(), database.port, &config.tcp).await.map_err(|error| {
+    let path = pool.kernel_path();
+    let announce = |far, near| if pool.shared().is_some() { path.expect(Ends { far, near }) } else { None };
+    let (Connected { mut stream, remote, local }, expected) =
+        connect::connect(database.host(), database.port, &config.tcp, announce).await.map_err(|error| {
             let (name, user) = (&pool.database, &pool.user);
             tracing::warn!("S: {name}/{user}@{}:{} connect failed: {error}", database.host(), database.port);
             Error::ConnectFailed
@@ -84,6 +88,10 @@ async fn open(pool: &Arc<Pool>, config: &PoolConfig, id: ServerId) -> Result<Ope
                 }
             }
             Step::Ready(welcome, key) => {
+                let far = pool.shared().zip(expected).and_then(|(shared, _)| {
+                    let ends = Ends { far: remote.socket_addr()?, near: local.socket_addr()? };
+                    FarServer::enter(path, shared, id.slot, ends, &stream)
+                });
                 let info = Arc::new(ServerInfo {
                     serial,
                     remote,
@@ -92,11 +100,13 @@ async fn open(pool: &Arc<Pool>, config: &PoolConfig, id: ServerId) -> Result<Ope
                     request_at: AtomicU64::new(unix_micros()),
                     remote_pid: key.first_chunk().map_or(0, |pid| u32::from_be_bytes(*pid)),
                     application_name: std::sync::Mutex::new(welcome.application_name().into()),
+                    far: far.as_ref().map(FarServer::slot).unwrap_or_default(),
                 });
                 let server =
                     Server::new(welcome.tracked.clone()).with_packet_len_max(config.link.limits.packet_len_max);
                 let watch = IdleWatch::new(pool, id);
-                return Ok((Box::new(ServerConn { id, stream, server, unread: buffer, info, watch }), welcome, key));
+                let server = ServerConn { id, stream, server, unread: buffer, info, delivered: 0, watch, far };
+                return Ok((Box::new(server), welcome, key));
             }
         }
     }

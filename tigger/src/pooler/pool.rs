@@ -5,18 +5,21 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use tigger_bypass::Carried;
 use tigger_proto::client::ClientLimits;
 use tigger_proto::error::{Error, Level};
 use tigger_proto::parameters::Tracked;
 use tigger_proto::pool::quota::{Quota, Scope};
-use tigger_proto::pool::{Action, Grant, Pool as Core, PoolLimits, PoolMode, ServerId};
+use tigger_proto::pool::shared::Shared;
+use tigger_proto::pool::{Action, Grant, Pool as Core, PoolLimits, PoolMode, ServerId, ServerState, ServerView};
 use tigger_proto::server::login::{ServerSecret, Welcome};
 use tokio::sync::oneshot;
 
 use super::Pooler;
 use super::server_conn::{ServerConn, ServerInfo};
-use super::stats::Counters;
-use crate::config::Database;
+use super::stats::{Counters, Tally};
+use crate::config::{self, Database};
+use crate::kernel_path::{self, KernelPath, SharedPool};
 use crate::net::connect::TcpOptions;
 
 /// How a waiting client is told.
@@ -32,12 +35,17 @@ pub struct Pool {
     pub database: Arc<str>,
     /// The user that servers are logged in as.
     pub user: Arc<str>,
-    /// Counters of its traffic.
+    /// Counters of its traffic on the user path.
     pub counters: Counters,
+    /// What the kernel path carried with servers that are closed.
+    carried_before: Mutex<Carried>,
     /// Names of the tracked parameters.
     pub tracked: Arc<Tracked>,
     config: ArcSwap<PoolConfig>,
     core: Mutex<PoolCore>,
+    kernel_path: Arc<KernelPath>,
+    /// What it shares with the kernel path.
+    shared: Option<Arc<SharedPool>>,
     welcome: Mutex<Option<Arc<Welcome>>>,
     servers: Mutex<HashMap<ServerId, Arc<ServerInfo>>>,
     secret: Mutex<ServerSecret>,
@@ -69,6 +77,10 @@ pub struct PoolConfig {
     pub reset_query: Option<String>,
     /// Longest time to connect and log in.
     pub connect_timeout: Option<Duration>,
+    /// Whether the kernel path may serve its clients.
+    pub kernel_path: config::KernelPath,
+    /// Bytes that the kernel path may queue for a client.
+    pub kernel_path_reply_limit: u32,
     /// Options of server sockets.
     pub tcp: TcpOptions,
     /// Log connects.
@@ -95,12 +107,24 @@ impl Pool {
         secret: ServerSecret,
         pooler: &Arc<Pooler>,
     ) -> Self {
+        let core = Core::new(config.limits, quotas.0, quotas.1);
+        let shared = if kernel_path::pool_rules(&config).enabled { pooler.kernel_path.enter_pool() } else { None };
+        let core = match &shared {
+            Some(shared) => {
+                shared.set_rules(kernel_path::pool_rules(&config));
+                core.sharing(Arc::clone(shared) as Arc<dyn Shared>)
+            }
+            None => core,
+        };
         Self {
             database: name.database,
             user: name.user,
             counters: Counters::default(),
+            carried_before: Mutex::default(),
             tracked: Arc::clone(&pooler.tracked),
-            core: Mutex::new(Core::new(config.limits, quotas.0, quotas.1)),
+            core: Mutex::new(core),
+            kernel_path: Arc::clone(&pooler.kernel_path),
+            shared,
             config: ArcSwap::from_pointee(config),
             welcome: Mutex::default(),
             servers: Mutex::default(),
@@ -147,6 +171,9 @@ impl Pool {
             *self.secret.lock().expect("nobody panics with this lock") = secret;
         }
         let limits = config.limits;
+        if let Some(shared) = &self.shared {
+            shared.set_rules(kernel_path::pool_rules(&config));
+        }
         self.config.store(Arc::new(config));
         self.run(|core| {
             core.set_limits(now, limits);
@@ -174,6 +201,30 @@ impl Pool {
     /// A server logged in and said this.
     pub fn set_welcome(&self, welcome: Welcome) {
         *self.welcome.lock().expect("nobody panics with this lock") = Some(Arc::new(welcome));
+    }
+
+    /// The kernel path of the process.
+    pub fn kernel_path(&self) -> &Arc<KernelPath> {
+        &self.kernel_path
+    }
+
+    /// What this pool shares with the kernel path.
+    pub fn shared(&self) -> Option<&Arc<SharedPool>> {
+        self.shared.as_ref()
+    }
+
+    /// Counters of its traffic on both paths.
+    pub fn tally(&self) -> Tally {
+        self.counters.read().plus(&kernel_path::tally(&self.carried()))
+    }
+
+    /// What the kernel path carried of it.
+    pub fn carried(&self) -> Carried {
+        // Under the lock under which servers are forgotten, so that none is counted twice.
+        let servers = self.servers.lock().expect("nobody panics with this lock");
+        let before = *self.carried_before.lock().expect("nobody panics with this lock");
+        let now = servers.values().filter_map(|info| Some(info.far.upgrade()?.carried()));
+        now.fold(before, |sum, carried| sum.plus(&carried))
     }
 
     /// What the console shows of a server.
@@ -290,7 +341,14 @@ impl Pool {
 
     /// The bookkeeping has forgotten this server.
     fn forget(&self, id: ServerId, server: ServerConn) {
-        self.servers.lock().expect("nobody panics with this lock").remove(&id);
+        {
+            let mut servers = self.servers.lock().expect("nobody panics with this lock");
+            servers.remove(&id);
+            if let Some(far) = &server.far {
+                let mut before = self.carried_before.lock().expect("nobody panics with this lock");
+                *before = before.plus(&far.carried());
+            }
+        }
         server.close();
         if let Some(pooler) = self.pooler.upgrade() {
             pooler.changed.notify_waiters();
@@ -299,12 +357,26 @@ impl Pool {
 
     /// Bytes or a hang-up came from an idle server.
     pub(super) fn check_idle(self: &Arc<Self>, id: ServerId) {
-        if let Some(mut server) = self.run(|core| core.take_idle(id)) {
+        if let Some(client) = self.run(|core| core.linked_by_kernel(id)) {
+            // It speaks to its client, which takes the pair back; or hung up on it.
+            if let Some(pooler) = self.pooler.upgrade()
+                && let Some(info) = pooler.clients.by_id(client)
+            {
+                info.ask_take_back();
+            }
+        } else if let Some(mut server) = self.run(|core| core.take_idle(id)) {
             match server.settle(&self.tracked) {
                 Ok(()) => self.run(|core| core.handle_release(Instant::now(), id, server)),
                 Err(reason) => self.close(server, &reason),
             }
         }
+    }
+
+    /// Looks at all idle servers.
+    pub fn check_all_idle(self: &Arc<Self>) {
+        let is_idle = |view: &ServerView| view.state == ServerState::Idle;
+        let idle: Vec<ServerId> = self.run(|core| core.servers().filter(is_idle).map(|view| view.id).collect());
+        idle.into_iter().for_each(|id| self.check_idle(id));
     }
 
     /// The runtime on which servers are opened and watched.

@@ -1,10 +1,11 @@
 //! A connection to a server: its socket, what the protocol knows of it, and what the console shows.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
+use tigger_bypass::ServerSlot;
 use tigger_proto::error::Error;
 use tigger_proto::parameters::{APPLICATION_NAME, Tracked};
 use tigger_proto::pool::ServerId;
@@ -13,6 +14,7 @@ use tigger_proto::wire::error_response::ErrorFields;
 use tigger_proto::wire::frontend;
 
 use super::idle_watch::IdleWatch;
+use crate::kernel_path::FarServer;
 use crate::net::address::Address;
 use crate::net::stream::Stream;
 
@@ -29,8 +31,12 @@ pub struct ServerConn {
     pub unread: Vec<u8>,
     /// What the console shows.
     pub info: Arc<ServerInfo>,
+    /// How many bytes of `unread` the client has got already, from the kernel path.
+    pub delivered: usize,
     /// Has it looked at when something arrives while it is idle.
     pub watch: IdleWatch,
+    /// Its own end, if that is on this host and captured.
+    pub far: Option<FarServer>,
 }
 
 /// What everybody may know about a server.
@@ -50,6 +56,8 @@ pub struct ServerInfo {
     pub remote_pid: u32,
     /// `application_name` as it has it now.
     pub application_name: std::sync::Mutex<Arc<str>>,
+    /// What the kernel path does with it.
+    pub far: Weak<ServerSlot>,
 }
 
 impl ServerInfo {
@@ -121,7 +129,33 @@ impl ServerConn {
             }
         }
         self.unread.shrink_to(READ_LEN);
+        if let Some(far) = &mut self.far {
+            far.lend(&self.server);
+        }
         Ok(())
+    }
+
+    /// Has the watcher of a linked server woken when something arrives, because the kernel path carries the rest; false
+    /// when something has arrived.
+    pub fn watch_linked(&self) -> bool {
+        self.watch.reset();
+        self.unread.is_empty()
+            && self.stream.poll_readable(&mut Context::from_waker(&self.watch.waker)) == Poll::Pending
+    }
+
+    /// Goes on where the kernel path left off; returns how many bytes of the client's current message are still to come.
+    pub fn resume(&mut self) -> u32 {
+        let Some(far) = &self.far else { return 0 };
+        let taken = far.taken_back();
+        self.server.resume(&taken.link);
+        self.delivered = taken.delivered.len();
+        self.unread = taken.delivered;
+        taken.request_rest
+    }
+
+    /// True when the last byte that the client got ended a message: only then may an error of ours follow.
+    pub fn at_border(&self) -> bool {
+        self.server.at_border() && self.delivered == 0
     }
 
     /// True when nothing has arrived since the server was settled; costs no system call.
@@ -130,7 +164,7 @@ impl ServerConn {
     }
 
     /// Says goodbye, if the socket takes it at once, and closes the connection.
-    pub fn close(self) {
+    pub fn close(mut self) {
         // The server sees the end of the stream anyway; Terminate only spares it a log line.
         if self.stream.try_write(&frontend::TERMINATE).is_err() {
             tracing::debug!("server {} was closed without Terminate", self.info.serial);

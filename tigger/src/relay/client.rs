@@ -1,27 +1,33 @@
 //! A client after its login: idle, waiting, linked, in turns, until it leaves.
 //!
 //! ```text
-//! Idle --request--> (claim) --linked--> Linked --released--> Idle
-//!                      \--must wait--> Waiting --granted--/
+//! Idle --request--> (claim) --linked--> Linked --released, handed over--> Idle
+//!   \                  \--must wait--> Waiting --granted--/
+//!    \--taken back from the kernel path--> Linked
 //! ```
+//! While it is idle, the kernel path may serve it (see [`crate::kernel_path`]).
 
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use tigger_proto::client::{Client, FromClient};
+use nix::sys::socket::{self, MsgFlags};
+use tigger_proto::client::{Client, FromClient, WholeRequests};
 use tigger_proto::error::{Error, Level};
-use tigger_proto::pool::{Claim, Grant, Purpose};
+use tigger_proto::pool::{Claim, Grant, PoolMode, Purpose};
 use tokio::sync::oneshot;
 
 use super::link::{Link, LinkEnd};
 use super::scratch::{CARRY_LEN_MAX, Pending, Scratch};
+use crate::kernel_path::{FarClient, Reclaimed};
 use crate::net::stream::Stream;
 use crate::pooler::Pooler;
 use crate::pooler::clients::{Activity, Guard};
-use crate::pooler::pool::Pool;
+use crate::pooler::pool::{LinkRules, Pool};
 use crate::pooler::server_conn::ServerConn;
+use crate::pooler::stats::Tally;
 use crate::process::unix_micros;
 
 /// A client that is logged in to a pool.
@@ -34,6 +40,16 @@ pub(super) struct ClientConn {
     /// Bytes read but not used: an unfinished header, or requests that wait for a server.
     pub(super) carry: Vec<u8>,
     pub(super) to_client: Pending,
+    /// Its own end, if that is on this host and captured.
+    pub(super) far: Option<FarClient>,
+}
+
+/// How being idle ended.
+enum Next {
+    /// A request needs a server; it is in `carry`.
+    Request,
+    /// The kernel path gave the client back with its server.
+    TakenBack(Box<ServerConn>),
 }
 
 /// Why a client is disconnected, and whether it is told.
@@ -45,6 +61,16 @@ pub(super) enum Farewell {
     Told(Error),
     /// It should get the error, but a message to it was cut in the middle: anything sent now would be read as its rest.
     Cut(Error),
+}
+
+impl Farewell {
+    /// The same where nothing may be said any more.
+    fn without_words(self) -> Self {
+        match self {
+            Self::Told(error) => Self::Cut(error),
+            silent => silent,
+        }
+    }
 }
 
 /// How waiting for a server ended.
@@ -65,29 +91,47 @@ impl ClientConn {
                 break farewell;
             }
         };
+        let farewell = self.part(farewell);
         self.leave(farewell).await;
     }
 
     /// One turn: idle until a request comes, then linked until the server is released.
     async fn serve_one(&mut self) -> Result<(), Farewell> {
-        self.idle().await?;
+        let next = self.idle().await?;
         let rules = self.pool.link_rules();
         let asked = Instant::now();
-        let mut server = self.acquire(asked).await?;
-        if !self.client.parameters.served_by(server.server.parameters()) {
-            server = self.set_parameters(server).await?;
-        }
-        let mut link = Link::new(server, rules, asked);
+        let link = match next {
+            Next::Request => {
+                let server = self.acquire_ready(asked).await?;
+                self.push(server, rules, asked)?
+            }
+            Next::TakenBack(server) => Some(Link::resumed(server, rules, asked)),
+        };
+        let Some(mut link) = link else { return Ok(()) };
         let end = std::future::poll_fn(|cx| link.poll(self, cx)).await;
         self.unlink(link, end)
     }
 
-    /// Waits until a request needs a server; the request is then in `carry`.
-    async fn idle(&mut self) -> Result<(), Farewell> {
+    /// Gets a server with this client's parameters.
+    async fn acquire_ready(&mut self, asked: Instant) -> Result<Box<ServerConn>, Farewell> {
+        let server = self.acquire(asked).await?;
+        if self.client.parameters.served_by(server.server.parameters()) {
+            return Ok(server);
+        }
+        self.set_parameters(server).await
+    }
+
+    /// Waits until a request needs a server, or the kernel path gives one back with the client.
+    async fn idle(&mut self) -> Result<Next, Farewell> {
         let limits = self.pool.link_rules().limits;
         loop {
+            if !self.carry.is_empty()
+                && let Some(server) = self.reclaim().await
+            {
+                return Ok(Next::TakenBack(server));
+            }
             match self.client.handle_bytes_unlinked(&self.carry, limits).map_err(Farewell::Told)? {
-                FromClient::NeedServer => return Ok(()),
+                FromClient::NeedServer => return Ok(Next::Request),
                 FromClient::Terminate(_) => return Err(Farewell::Silent(Error::ClientClose)),
                 FromClient::Discard(n) | FromClient::Forward(n) | FromClient::Full(n) => {
                     self.carry.drain(..n);
@@ -98,19 +142,120 @@ impl ClientConn {
                 }
             }
             self.carry.shrink_to(IDLE_CARRY_LEN);
+            self.hand_over();
             // What the last server said goes out before anything new is done for a client that does not read.
-            std::future::poll_fn(|cx| {
+            let taken = std::future::poll_fn(|cx| {
                 if let Some(reason) = self.guard.info.ended() {
                     return Poll::Ready(Err(Farewell::Told(reason)));
                 }
+                if self.far.is_some() && self.guard.info.poll_take_back(cx).is_ready() {
+                    match self.take_back() {
+                        Some(server) => return Poll::Ready(Ok(Some(server))),
+                        // The server that asked for it was released meanwhile: it is looked at as an idle one.
+                        None => self.pool.check_all_idle(),
+                    }
+                }
                 match self.to_client.poll_flush(&mut self.stream, cx) {
-                    Poll::Ready(Ok(())) => self.poll_more(cx),
+                    Poll::Ready(Ok(())) => self.poll_more(cx).map_ok(|()| None),
                     Poll::Ready(Err(_)) => Poll::Ready(Err(Farewell::Silent(Error::ClientUnexpectedEof))),
                     Poll::Pending => Poll::Pending,
                 }
             })
             .await?;
+            if let Some(server) = taken {
+                return Ok(Next::TakenBack(server));
+            }
         }
+    }
+
+    /// Leaves an idle client to the kernel path, if nothing of it is half done here.
+    fn hand_over(&mut self) {
+        if let (Some(far), Some(shared)) = (&mut self.far, self.pool.shared())
+            && !far.is_handed_over()
+            && self.carry.is_empty()
+            && self.client.at_border()
+            && self.to_client.is_empty()
+        {
+            far.hand_over(shared, &self.client.parameters, &self.stream);
+        }
+    }
+
+    /// Sends the requests in `carry` and leaves the pair to the kernel path, if it can have it: it left the client here
+    /// only for want of a server.
+    fn push(&mut self, server: Box<ServerConn>, rules: LinkRules, asked: Instant) -> Result<Option<Link>, Farewell> {
+        let refused = |server| Ok(Some(Link::new(server, rules, asked)));
+        let (Some(client), Some(shared)) = (&mut self.far, self.pool.shared()) else { return refused(server) };
+        let may_push = rules.mode == PoolMode::Transaction
+            && server.far.is_some()
+            && self.to_client.is_empty()
+            && self.carry.len() <= PUSH_LEN_MAX
+            && client.may_push(&self.stream);
+        if !may_push {
+            return refused(server);
+        }
+        let Some(requests) = WholeRequests::read(&self.carry, rules.limits) else { return refused(server) };
+        let id = server.id;
+        let gate = self.pool.run(|core| {
+            // Under the pool's lock: nobody looks for the server in between.
+            let gate = server.far.as_ref().map(|far| far.push(client, &requests));
+            core.hand_over(Instant::now(), id, server);
+            gate
+        });
+        client.push(shared, &self.client.parameters, &self.stream);
+        self.pool.counters.add(&Tally { server_assignment_count: 1, ..Tally::default() });
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let sent = gate.and_then(|gate| socket::send(gate.as_raw_fd(), &self.carry, flags).ok()).unwrap_or(0);
+        self.guard.info.set_server(0);
+        let rest = self.carry.split_off(sent);
+        self.carry.clear();
+        if rest.is_empty() {
+            return Ok(None);
+        }
+        // The socket took only a part, or is broken: the user path sends the rest, or learns why it cannot.
+        let server = self.take_back().ok_or(Farewell::Told(Error::ServerCrashed))?;
+        Ok(Some(Link::resumed(server, rules, asked).sending(rest)))
+    }
+
+    /// The kernel path left bytes to the user path: gets the client back, and its server if it is linked.
+    async fn reclaim(&mut self) -> Option<Box<ServerConn>> {
+        let far = self.far.as_mut()?;
+        if far.reclaim() == Reclaimed::Kept {
+            return None;
+        }
+        // What is said to the client from here on must not overtake the end of its last reply. And only when that has
+        // landed it is certain whether the client is still linked: the release may be undone while it is delivered.
+        far.landed().await;
+        self.take_back()
+    }
+
+    /// Takes the pair back that the kernel path has linked, if it has.
+    fn take_back(&mut self) -> Option<Box<ServerConn>> {
+        let far = self.far.as_mut()?;
+        let (id, mut server) = self.pool.run(|core| core.take_back(self.guard.info.id))?;
+        far.reclaim();
+        debug_assert_eq!(id, server.id);
+        let request_rest = server.resume();
+        self.client.resume(request_rest);
+        self.guard.info.set_server(server.info.serial);
+        Some(server)
+    }
+
+    /// The client leaves, or must: what the kernel path has linked to it is let go first. An error must not be sent
+    /// into the middle of a reply.
+    fn part(&mut self, farewell: Farewell) -> Farewell {
+        let Some(far) = &mut self.far else { return farewell };
+        if far.reclaim() == Reclaimed::Kept {
+            return farewell;
+        }
+        let in_flight = far.is_in_flight();
+        let Some(server) = self.take_back() else {
+            return if in_flight { farewell.without_words() } else { farewell };
+        };
+        let is_amid = server.server.owes() || in_flight;
+        let link = Link::resumed(server, self.pool.link_rules(), Instant::now());
+        // The farewell is known already, and the server goes where it belongs.
+        drop(self.unlink(link, LinkEnd::ClientLeft(Error::ClientUnexpectedEof)));
+        if is_amid { farewell.without_words() } else { farewell }
     }
 
     /// Reads once into `carry`.
@@ -259,7 +404,11 @@ impl ClientConn {
         let Link { server, tally, last_ready, .. } = link;
         self.guard.info.set_server(0);
         self.pool.counters.add(&tally);
-        let told = if server.server.at_border() { Farewell::Told } else { Farewell::Cut };
+        if end == LinkEnd::HandedOver {
+            self.hand_over_pair(server);
+            return Ok(());
+        }
+        let told = if server.at_border() { Farewell::Told } else { Farewell::Cut };
         if let LinkEnd::ServerFails(reason) = end {
             self.pool.close(server, &reason);
             return Err(told(reason));
@@ -276,10 +425,26 @@ impl ClientConn {
             self.pool.close(server, &reason);
         }
         match end {
-            LinkEnd::Released => Ok(()),
+            LinkEnd::Released | LinkEnd::HandedOver => Ok(()),
             LinkEnd::ClientLeft(reason) => Err(Farewell::Silent(reason)),
             LinkEnd::ClientFails(reason) | LinkEnd::ServerFails(reason) => Err(told(reason)),
         }
+    }
+
+    /// Leaves the client and its server, between two requests, to the kernel path.
+    fn hand_over_pair(&mut self, server: Box<ServerConn>) {
+        let (Some(far), Some(shared)) = (&mut self.far, self.pool.shared()) else {
+            unreachable!("only pairs of far ends are handed over")
+        };
+        let (id, status) = (server.id, server.server.status());
+        self.pool.run(|core| {
+            // Under the pool's lock: nobody looks for the server in between.
+            if let Some(other) = &server.far {
+                other.hand_over(far, status);
+            }
+            core.hand_over(Instant::now(), id, server);
+        });
+        far.hand_over(shared, &self.client.parameters, &self.stream);
     }
 
     /// The last word to the client, and the log line.
@@ -333,6 +498,10 @@ pub(crate) async fn say_goodbye(stream: &mut Stream, pending: &mut Pending, resp
 /// Memory for unused bytes that an idle client may keep: enough for most queries, so that a busy client does not
 /// allocate each time.
 const IDLE_CARRY_LEN: usize = 512;
+
+/// Longest requests that are sent with one call while the pool has the server: the socket's buffer is empty, and takes
+/// them.
+const PUSH_LEN_MAX: usize = 4096;
 
 /// How long a client may take to accept its last message.
 const GOODBYE_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(1);

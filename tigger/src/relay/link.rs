@@ -22,6 +22,8 @@ use crate::pooler::stats::Tally;
 pub(super) enum LinkEnd {
     /// The transaction is over.
     Released,
+    /// Both ends are on this host and between two requests: the kernel path goes on with the pair.
+    HandedOver,
     /// The client said goodbye or hung up.
     ClientLeft(Error),
     /// The client is told this and disconnected.
@@ -59,6 +61,17 @@ impl Link {
         }
     }
 
+    /// Goes on with a pair that was taken back from the kernel path, and with what the client has sent since.
+    pub(super) fn resumed(server: Box<ServerConn>, rules: LinkRules, now: Instant) -> Self {
+        let link = Self::new(server, rules, now);
+        Self { tally: Tally::default(), ..link }
+    }
+
+    /// The same with bytes that the server must get first.
+    pub(super) fn sending(self, bytes: Vec<u8>) -> Self {
+        Self { to_server: Pending::from(bytes), ..self }
+    }
+
     /// Moves bytes as far as they go; ready when the link ends.
     pub(super) fn poll(&mut self, client: &mut ClientConn, cx: &mut Context<'_>) -> Poll<LinkEnd> {
         if let Some(reason) = client.guard.info.ended() {
@@ -67,6 +80,7 @@ impl Link {
         loop {
             match self.poll_both(client, cx) {
                 Ok(true) if self.is_over(client) => return Poll::Ready(LinkEnd::Released),
+                Ok(true) if self.may_hand_over(client) => return Poll::Ready(LinkEnd::HandedOver),
                 Ok(true) => self.end_if_spent(client, cx),
                 Ok(false) => return Poll::Pending,
                 Err(end) => return Poll::Ready(end),
@@ -78,6 +92,19 @@ impl Link {
     /// half sent.
     fn is_over(&self, client: &ClientConn) -> bool {
         self.server.server.is_idle() && self.may_part(client)
+    }
+
+    /// In session mode the pair stays together: between two requests the kernel path may have both.
+    fn may_hand_over(&self, client: &ClientConn) -> bool {
+        self.rules.mode == PoolMode::Session
+            && client.far.is_some()
+            && self.server.far.is_some()
+            && self.tally.query_count > 0
+            && self.server.server.is_between_requests()
+            && self.is_whole(client)
+            && client.carry.is_empty()
+            && client.to_client.is_empty()
+            && self.server.watch_linked()
     }
 
     fn may_part(&self, client: &ClientConn) -> bool {
@@ -180,7 +207,9 @@ impl Link {
         unread.clear();
         unread.extend_from_slice(&scratch[used..len]);
         self.tally.bytes_sent += used as u64;
-        let sent = client.to_client.send(&mut client.stream, cx, &scratch[..used]);
+        let known = used.min(self.server.delivered);
+        self.server.delivered -= known;
+        let sent = client.to_client.send(&mut client.stream, cx, &scratch[known..used]);
         result?;
         sent.map_err(|_| LinkEnd::ClientLeft(Error::ClientUnexpectedEof))?;
         if readies > 0 {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use tigger_bypass::Ends;
 use tigger_proto::client::Client;
 use tigger_proto::client::login::{Login, Step};
 use tigger_proto::client::startup::{self, Startup};
@@ -18,8 +19,9 @@ use super::client::{ClientConn, say_goodbye};
 use super::scratch::Pending;
 use crate::admin;
 use crate::config::ADMIN_DATABASE;
+use crate::kernel_path::FarClient;
 use crate::net::stream::Stream;
-use crate::pooler::clients::{Guard, LoggedIn};
+use crate::pooler::clients::{ClientInfo, Guard, LoggedIn};
 use crate::pooler::pool::Pool;
 use crate::pooler::stats::Tally;
 use crate::pooler::{Phase, Pooler, cancel};
@@ -277,6 +279,7 @@ impl Attempt<'_> {
         let pooler = Arc::clone(pooler);
         match target {
             Target::Pool(pool, startup) => Outcome::Client(ClientConn {
+                far: far_end(&pool, &guard.info),
                 stream,
                 client: Client::new(startup.parameters),
                 guard,
@@ -290,6 +293,15 @@ impl Attempt<'_> {
             }
         }
     }
+}
+
+/// The client's own end, if that is on this host and the kernel path may serve it.
+fn far_end(pool: &Pool, info: &ClientInfo) -> Option<FarClient> {
+    pool.shared()?;
+    let ends = Ends { far: info.remote.socket_addr()?, near: info.local.socket_addr()? };
+    let far = FarClient::enter(pool.kernel_path(), ends, info.id.0)?;
+    info.set_far(far.watch());
+    Some(far)
 }
 
 /// A place in the queue of a pool; it is left when dropped (the login timed out, the client hung up).

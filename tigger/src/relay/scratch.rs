@@ -71,6 +71,12 @@ pub(crate) struct Pending {
     at: usize,
 }
 
+impl From<Vec<u8>> for Pending {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, at: 0 }
+    }
+}
+
 impl Pending {
     /// True when everything was taken.
     pub(crate) fn is_empty(&self) -> bool {

@@ -52,14 +52,19 @@ pub(crate) fn options(postgres: &Postgres) -> ProxyOptions {
     ["alice", "bob"].into_iter().fold(options, |options, user| options.user(user, ""))
 }
 
-/// Starts the Tigger that cargo built for these tests. The only place that does, so that all tests can run another way.
+/// Starts the Tigger that cargo built for these tests. The only place that does, so that all tests can run another way:
+/// the environment variable `TIGGER_KERNEL_PATH` is the setting `kernel_path` of those that do not set it themselves.
 pub(crate) fn proxy(options: &ProxyOptions) -> Proxy {
     proxy_by(Path::new(env!("CARGO_BIN_EXE_tigger")), options)
 }
 
 /// The same with a program that becomes Tigger.
 pub(crate) fn proxy_by(program: &Path, options: &ProxyOptions) -> Proxy {
-    Proxy::start(ProxyKind::Tigger, &options.clone().binary(program)).unwrap()
+    let options = match std::env::var("TIGGER_KERNEL_PATH") {
+        Ok(choice) => options.clone().default_setting("kernel_path", &choice),
+        Err(_) => options.clone(),
+    };
+    Proxy::start(ProxyKind::Tigger, &options.binary(program)).unwrap()
 }
 
 /// Waits until `condition` holds. There is no event to wait for in another process, so it is asked again and again.

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * The contract between the programs and user space: everything both of them read or write, declared here once. The
+ * Rust side is generated from it.
+ *
+ * Who writes what is said at each field, because nothing here is under a lock: `word` and the bitmaps change by atomic
+ * operations only, everything else has one writer at a time.
+ */
+#ifndef TIGGER_INTF_H
+#define TIGGER_INTF_H
+
+enum limits {
+	/* Servers of a pool come in chunks of as many as a bitmap word has bits. */
+	CHUNK_SERVERS = 64,
+	/* Chunks of a pool: servers beyond 512 stay on the user path. */
+	POOL_CHUNKS = 8,
+	/* Requests of one link that may be unanswered, so that a take-back can tell the user path about each. */
+	LOG_LEN = 64,
+	/* Requests walked in one run of the program; the rest of a send gets another run. */
+	RUN_REQUESTS = 32,
+	/* Messages walked in one run of the program; the rest of a send gets another run. */
+	RUN_MESSAGES = 256,
+	/* Bytes walked in one run of the program: offsets into a packet must have a small known range. */
+	RUN_BYTES = 0x7fff,
+};
+
+/* No chunk: in `pool.chunk`. */
+#define CHUNK_NONE 0xffffffffu
+
+/*
+ * A server's word, the only truth about a link. A word without a client is a server that is idle or on the user path.
+ */
+#define WORD_CLIENT 0x0000000000ffffffull	/* slot of the linked client + 1, 0 = none */
+#define WORD_OWED 0x000000ffff000000ull		/* ReadyForQuery messages owed */
+#define WORD_OWED_ONE 0x0000000001000000ull
+#define WORD_USER 0x0000010000000000ull		/* taken back: the user path owns the pair */
+#define WORD_OPEN 0x0000020000000000ull		/* an extended query was begun and its Sync was not sent */
+#define WORD_RETURN 0x0000040000000000ull	/* when released, it goes to user space (too old, reconnect, reload) */
+#define WORD_CANCEL 0x0000080000000000ull	/* being_canceled: as WORD_RETURN, while a cancel request is in flight */
+#define WORD_REPLY 0x0000100000000000ull	/* which of `reply` counts */
+#define WORD_REQUEST 0x0000200000000000ull	/* which of `request` counts */
+#define WORD_GENERATION 0xffff000000000000ull	/* which of the slot's successive servers this is */
+
+/* In `server.psock`: the server's process blocks in its receives, so the kernel path cannot follow it. */
+#define PSOCK_UNFIT 1ull
+
+/* Who serves a client. The programs change KERNEL to USER, user space changes USER to KERNEL. */
+enum owner {
+	OWNER_USER = 0,
+	OWNER_KERNEL = 1,
+};
+
+enum pool_flags {
+	POOL_ENABLED = 1,	/* the kernel path may link its clients */
+	POOL_PAUSED = 2,	/* PAUSE: nobody is linked, servers come back to user space */
+	POOL_SESSION = 4,	/* session pooling: a server is kept until its client leaves */
+	POOL_NO_QUERY = 8,	/* disable_pqexec */
+};
+
+/* Why the kernel path left bytes to the user path, or gave a pair back. */
+enum reason {
+	REASON_NONE,
+	REASON_DISABLED,	/* the pool is not for the kernel path, or paused */
+	REASON_USER_BUSY,	/* the user path is not done with the bytes before these */
+	REASON_UNREAD,		/* the client has not read what the user path sent */
+	REASON_IN_FLIGHT,	/* the last reply is still being delivered */
+	REASON_WAITING,		/* other clients wait for a server */
+	REASON_NO_SERVER,	/* no idle server, or none with the client's parameters */
+	REASON_REQUEST,		/* a request that is not for the kernel path */
+	REASON_NAMED,		/* a named statement or portal */
+	REASON_SPLIT,		/* the start of a request is cut by the end of a send */
+	REASON_REQUEST_LONG,	/* a request beyond the limit */
+	REASON_PIPELINE,	/* too many requests unanswered */
+	REASON_TERMINATE,	/* the client says goodbye */
+	REASON_REPLY,		/* a reply that is not for the kernel path */
+	REASON_PARAMETER,	/* a parameter was reported */
+	REASON_COPY,		/* COPY */
+	REASON_REPLY_LONG,	/* the client has too much to read */
+	REASON_RETURN,		/* the server must go to user space: it is to be closed, or a cancel request is on its way */
+	REASON_GONE,		/* the other end is gone */
+	REASON_RACE,		/* too much contention on a word */
+	REASON_OPAQUE,		/* bytes that the program cannot see */
+	REASONS,
+};
+
+/* Both ends of a captured connection: the far end's address and port, then ours. IPv4 is mapped into IPv6. */
+struct tuple {
+	__u8 far[16];
+	__u8 near[16];
+	__u16 far_port;		/* host byte order */
+	__u16 near_port;
+};
+
+/* Where clients connect to; all zeros for any address. */
+struct listener {
+	__u8 address[16];
+	__u16 port;
+};
+
+/* What is known of a captured far end before user space has given it a slot. */
+struct captured {
+	__u64 cookie;
+	__u32 sequence;		/* write_seq at the start */
+	__u32 unused;
+};
+
+/* In `slots` and `end.slot`: what a socket is, and the index of the client or server. */
+#define ROLE_CLIENT 0x40000000u
+#define ROLE_SERVER 0x80000000u
+#define ROLE_INDEX 0x00ffffffu
+
+/* Replies of a link: where the stream stands. Written by the server's tap. */
+struct reply_state {
+	__u32 rest;		/* bytes of the current message still to come */
+	__u32 answers;		/* replies to extended requests since the last ReadyForQuery */
+	__u8 header[6];		/* the part of a header (and status) that came */
+	__u8 header_len;
+	__u8 failed;		/* an ErrorResponse came since the last ReadyForQuery */
+	__u8 status;		/* transaction status of the last ReadyForQuery */
+	__u8 unused[7];
+};
+
+/* Requests of a link. Written by the client's tap. */
+struct request_state {
+	__u32 rest;		/* bytes of the current message still to come */
+	__u32 sent;		/* requests since the server was connected; index into `log` */
+	__u32 base;		/* `sent` when the server last owed nothing */
+	__u32 bytes;		/* bytes since the server last owed nothing */
+};
+
+struct server {
+	__u64 word;
+	__u64 cookie;		/* PostgreSQL's end; 0 = not on this host. User space. */
+	__u64 client_cookie;	/* the linked client's end. Whoever links. */
+	__u64 psock;		/* kernel address, for in_flight. The server's tap. */
+	__u64 params;		/* parameter set. User space, while it has the server. */
+	__u32 pool;
+	__u32 slot;		/* in the pool */
+	struct reply_state reply[2];
+	struct request_state request[2];
+	__u8 log[LOG_LEN];	/* type bytes of requests. The client's tap. */
+	__u64 released_ns;	/* CLOCK_MONOTONIC. The server's tap. */
+	__u64 request_ns;	/* start of the query. The client's tap. */
+	__u64 xact_ns;		/* start of the transaction. The client's tap. */
+	/* Counters, never set back. The client's tap: */
+	__u64 links;
+	__u64 received;
+	__u64 requests;		/* answered by ReadyForQuery */
+	/* The server's tap: */
+	__u64 sent;
+	__u64 queries;
+	__u64 xacts;
+	__u64 query_time_ns;
+	__u64 xact_time_ns;
+} __attribute__((aligned(64)));
+
+struct client {
+	__u64 cookie;		/* the application's end; 0 = slot is free. User space. */
+	__u64 params;		/* parameter set. User space, while it has the client. */
+	__u64 written;		/* bytes the user path has sent it, from the start. User space. */
+	__u32 read;		/* bytes the user path has read from it, from the start, modulo 2^32. User space. */
+	__u32 sequence;		/* write_seq at the start. User space. */
+	__u32 pool;
+	__u32 owner;		/* enum owner */
+	__u32 server;		/* index + 1 of the server it was last linked to: a hint, the word decides */
+	__u32 last_server;	/* index + 1 of the server whose reply may still be in flight to it */
+	__u32 unread;		/* bytes of replies since it had read everything */
+	__u32 reason;		/* enum reason: why it was last left to the user path */
+	__u32 handed_over;	/* linked by user space: nothing shows yet that what it did is over */
+	__u32 pushed;		/* linked by user space, which sent the request: at the release it is KERNEL's again */
+	__u64 request_ns;	/* CLOCK_MONOTONIC of its last request */
+} __attribute__((aligned(64)));
+
+struct pool {
+	__u64 idle[POOL_CHUNKS];	/* bit = server may be claimed, by either path */
+	__u64 lendable[POOL_CHUNKS];	/* bit = by the kernel path, too */
+	__u32 chunk[POOL_CHUNKS];	/* where the servers of each chunk begin, in chunks */
+	__u32 waiting;			/* clients that wait for a server */
+	__u32 flags;			/* enum pool_flags */
+	__u32 reply_limit;		/* kernel_path_reply_limit */
+	__u32 packet_len_max;		/* max_packet_size */
+	__u64 unused[2];
+} __attribute__((aligned(64)));
+
+struct totals {
+	__u64 reasons[REASONS];		/* how often each */
+	__u64 captured;			/* far ends captured */
+	__u64 capture_failed;		/* far ends that belong to another proxy, or for which there was no room */
+};
+
+/* Argument of the program in_flight. */
+struct in_flight_args {
+	__u32 server;
+	__u32 answer;		/* 1 = a send may be under way */
+};
+
+#endif

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The few fields of kernel structures that the programs read. CO-RE relocates them when the programs are loaded, so
+ * that one object fits all kernels; names and meaning as in Linux 5.17 and later.
+ */
+#ifndef TIGGER_KERNEL_BPF_H
+#define TIGGER_KERNEL_BPF_H
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct list_head {
+	struct list_head *next;
+};
+
+struct refcount_struct {
+	struct {
+		int counter;
+	} refs;
+};
+
+/* include/linux/skmsg.h: what a socket in a sockmap has. */
+struct sk_psock {
+	struct list_head ingress_msg;
+	struct refcount_struct refcnt;
+};
+
+struct file {
+	unsigned int f_flags;
+};
+
+struct socket {
+	struct file *file;
+};
+
+struct sock {
+	void *sk_user_data;
+	struct socket *sk_socket;
+};
+
+struct inet_sock {
+	struct sock sk;
+};
+
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+};
+
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+	__u32 rcv_nxt;
+	__u32 copied_seq;
+	__u32 write_seq;
+	__u64 bytes_received;
+};
+
+#pragma clang attribute pop
+
+/* include/uapi/asm-generic/fcntl.h; the same on all architectures with BPF but parisc, mips, sparc and alpha. */
+#define O_NONBLOCK 04000
+
+/* include/linux/skmsg.h, SK_USER_DATA_PTRMASK of include/net/sock.h: the low bits of sk_user_data are flags. */
+static __always_inline struct sk_psock *psock_of(struct tcp_sock *tcp)
+{
+	return (struct sk_psock *)((__u64)tcp->inet_conn.icsk_inet.sk.sk_user_data & ~7ull);
+}
+
+static __always_inline int is_nonblocking(struct tcp_sock *tcp)
+{
+	struct socket *socket = tcp->inet_conn.icsk_inet.sk.sk_socket;
+	struct file *file = socket ? socket->file : NULL;
+
+	return file && file->f_flags & O_NONBLOCK;
+}
+
+#endif

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Links: claiming a server from the idle set, giving it back, and whether a reply is still on its way. */
+#ifndef TIGGER_LINK_BPF_H
+#define TIGGER_LINK_BPF_H
+
+/* Idle servers looked at in each chunk before the kernel path gives up. */
+#define CLAIM_TRIES 16
+/* Attempts at changing a word that others change. */
+#define WORD_TRIES 32
+/* Looks at a reference count before a reply is taken as being in flight. */
+#define FLIGHT_TRIES 64
+
+static __always_inline __u32 word_client(__u64 word)
+{
+	return word & WORD_CLIENT;
+}
+
+static __always_inline __u32 word_owed(__u64 word)
+{
+	return (word & WORD_OWED) / WORD_OWED_ONE;
+}
+
+static __always_inline __u32 lowest_bit(__u64 word)
+{
+	__u32 n = 0;
+
+	if (!(word & 0xffffffffull)) { n += 32; word >>= 32; }
+	if (!(word & 0xffff)) { n += 16; word >>= 16; }
+	if (!(word & 0xff)) { n += 8; word >>= 8; }
+	if (!(word & 0xf)) { n += 4; word >>= 4; }
+	if (!(word & 0x3)) { n += 2; word >>= 2; }
+	if (!(word & 0x1)) { n += 1; }
+	return n;
+}
+
+/* Takes the first idle server with these parameters out of the idle set; returns its index + 1, or 0. */
+static __always_inline __u32 claim(struct pool *pool, __u64 params)
+{
+	for (__u32 chunk = 0; chunk < POOL_CHUNKS; chunk++) {
+		__u32 base = READ_ONCE(pool->chunk[chunk]);
+		__u64 ready;
+
+		if (base == CHUNK_NONE)
+			break;
+		ready = READ_ONCE(pool->idle[chunk]) & READ_ONCE(pool->lendable[chunk]);
+		for (__u32 tries = 0; tries < CLAIM_TRIES && ready; tries++) {
+			__u64 bit = ready & -ready;
+			__u32 index = base * CHUNK_SERVERS + lowest_bit(bit);
+			struct server *s = server_at(index);
+
+			ready &= ~bit;
+			if (!s || READ_ONCE(s->params) != params || READ_ONCE(s->psock) == PSOCK_UNFIT)
+				continue;
+			if (__sync_fetch_and_and(&pool->idle[chunk], ~bit) & bit)
+				return index + 1;
+		}
+	}
+	return 0;
+}
+
+/* Puts a server back that was claimed. */
+static __always_inline void unclaim(struct pool *pool, __u32 slot)
+{
+	__u32 chunk = slot / CHUNK_SERVERS;
+
+	if (chunk < POOL_CHUNKS)
+		__sync_fetch_and_or(&pool->idle[chunk], 1ull << (slot % CHUNK_SERVERS));
+}
+
+/* Has user space look for servers that its waiting clients can have. It looks at all pools, so what is in the ring does
+ * not matter; where it is full, it was told already. */
+static __always_inline void wake_user_space(void)
+{
+	__u64 nothing = 0;
+
+	bpf_ringbuf_output(&wakes, &nothing, sizeof(nothing), 0);
+}
+
+/*
+ * Whether the server's end may be inside a send whose verdict is given but whose bytes are not delivered.
+ *
+ * tcp_bpf_sendmsg (net/ipv4/tcp_bpf.c) gives up the socket's lock between the verdict and the delivery, and the thread
+ * may lose its processor there. It holds a reference on the psock all the while: with none but the first, nothing is in
+ * flight. More than that may also be a receive or a redirect to this socket, which passes soon.
+ */
+static __always_inline int in_flight(struct server *s)
+{
+	struct sk_psock *psock = (struct sk_psock *)READ_ONCE(s->psock);
+	int refs;
+
+	if ((__u64)psock <= PSOCK_UNFIT)
+		return 0;
+	for (int tries = 0; tries < FLIGHT_TRIES; tries++) {
+		if (bpf_probe_read_kernel(&refs, sizeof(refs), &psock->refcnt.refs.counter))
+			return 0;
+		if (refs <= 1)
+			return 0;
+	}
+	return 1;
+}
+
+enum give_up {
+	GAVE_UP,	/* the pair is the user path's */
+	NOT_LINKED,	/* the client is no longer linked to this server */
+	CONTENDED,	/* cannot be: two writers cannot fail each other so often */
+};
+
+/* Marks the pair as the user path's. From then on both taps pass on what they see. */
+static __always_inline enum give_up give_up(struct server *s, __u32 client)
+{
+	for (int tries = 0; tries < WORD_TRIES; tries++) {
+		__u64 word = READ_ONCE(s->word);
+
+		if (word_client(word) != client)
+			return NOT_LINKED;
+		if (word & WORD_USER)
+			return GAVE_UP;
+		if (__sync_val_compare_and_swap(&s->word, word, word | WORD_USER) == word)
+			return GAVE_UP;
+	}
+	return CONTENDED;
+}
+
+SEC("syscall")
+int is_in_flight(struct in_flight_args *args)
+{
+	struct server *s = server_at(args->server);
+
+	args->answer = s && in_flight(s);
+	return 0;
+}
+
+#endif

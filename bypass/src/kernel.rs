@@ -1,0 +1,361 @@
+//! Loading the programs, and the slots through which the rest of the process speaks with them.
+
+mod clients;
+mod memory;
+mod pools;
+mod servers;
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use libbpf_rs::libbpf_sys;
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
+
+pub use clients::ClientSlot;
+pub use pools::PoolSlot;
+pub use servers::ServerSlot;
+
+use crate::{Ends, Sizes, Totals, Unavailable};
+use memory::{Memory, Ring};
+
+/// What the build makes from `src/bpf`.
+#[allow(missing_docs, unreachable_pub, dead_code, clippy::all, clippy::pedantic, reason = "generated")]
+mod programs {
+    include!(concat!(env!("OUT_DIR"), "/tigger.skel.rs"));
+}
+
+/// The constants of `src/bpf/intf.h`.
+#[allow(dead_code, reason = "some are for the programs only")]
+mod intf {
+    include!(concat!(env!("OUT_DIR"), "/constants.rs"));
+}
+
+/// The kernel path of this process: programs and maps. Dropping it, and the end of the process however it comes, takes
+/// everything out of the kernel.
+pub struct Kernel {
+    memory: Memory,
+    maps: Maps,
+    ring: Ring,
+    in_flight: OwnedFd,
+    programs: Vec<(String, usize)>,
+    clock: Clock,
+    /// Names of the clients in their slots, as the process gave them; 0 for a free slot.
+    ids: Box<[AtomicU64]>,
+    free: Free,
+    /// First dropped of the two: no new end is captured when the maps go.
+    _attached: Link,
+    _object: Object,
+}
+
+/// Slots that nobody has. They are reused as late as can be: a program may still be running that saw the last owner.
+struct Free {
+    clients: Mutex<VecDeque<u32>>,
+    chunks: Mutex<VecDeque<u32>>,
+    pools: Mutex<VecDeque<u32>>,
+}
+
+struct Maps {
+    socks: MapHandle,
+    found: MapHandle,
+    slots: MapHandle,
+    listeners: MapHandle,
+    expected: MapHandle,
+}
+
+/// Keeps the loaded object; nothing is asked of it after loading.
+struct Object(#[allow(dead_code, reason = "kept for its Drop")] programs::TiggerSkel<'static>);
+
+// SAFETY: libbpf's objects have no tie to a thread, and this one is not used before it is dropped.
+unsafe impl Send for Object {}
+// SAFETY: there is no access through a shared reference.
+unsafe impl Sync for Object {}
+
+/// Translates the programs' clock, CLOCK_MONOTONIC in nanoseconds, which is also that of [`Instant`] on Linux.
+#[derive(Clone, Copy)]
+struct Clock {
+    instant: Instant,
+    nanos: u64,
+}
+
+impl Clock {
+    fn new() -> io::Result<Self> {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: there is room for the time.
+        if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { instant: Instant::now(), nanos: now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64 })
+    }
+
+    fn now(&self) -> u64 {
+        self.nanos + self.instant.elapsed().as_nanos() as u64
+    }
+
+    /// `None` for 0, which stands for never.
+    fn instant(&self, nanos: u64) -> Option<Instant> {
+        match nanos {
+            0 => None,
+            n if n >= self.nanos => Some(self.instant + Duration::from_nanos(n - self.nanos)),
+            n => self.instant.checked_sub(Duration::from_nanos(self.nanos - n)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernel").finish_non_exhaustive()
+    }
+}
+
+impl Kernel {
+    /// Loads the programs and attaches them to the root of the cgroup v2 tree.
+    ///
+    /// # Errors
+    /// [`Unavailable`] with the reason; everything then works on the user path.
+    pub fn load(sizes: Sizes) -> Result<Arc<Self>, Unavailable> {
+        let cgroup = cgroup_root()?;
+        // What goes wrong is told by the error; libbpf's own words would go to standard error.
+        libbpf_rs::set_print(None);
+        // Some kernels charge BPF memory to this limit (before Linux 5.11); where it cannot be raised, loading may fail.
+        let storage: &'static mut MaybeUninit<_> = Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = programs::TiggerSkelBuilder::default().open(storage).map_err(|e| cannot("be opened", &e))?;
+        let rodata =
+            open.maps.rodata_data.as_deref_mut().ok_or_else(|| Unavailable("no rodata in the object".into()))?;
+        rodata.our_netns = netns_cookie()?;
+        let captured = sizes.clients + sizes.server_chunks * intf::CHUNK_SERVERS;
+        let resized = [
+            open.maps.socks.set_max_entries(captured),
+            open.maps.slots.set_max_entries(captured),
+            open.maps.found.set_max_entries(captured * 2),
+            open.maps.expected.set_max_entries(sizes.server_chunks * intf::CHUNK_SERVERS),
+            open.maps.clients.set_max_entries(sizes.clients),
+            open.maps.servers.set_max_entries(sizes.server_chunks * intf::CHUNK_SERVERS),
+            open.maps.pools.set_max_entries(sizes.pools),
+        ];
+        for result in resized {
+            result.map_err(|error| cannot("be sized", &error))?;
+        }
+        let skeleton = open.load().map_err(|error| cannot("be loaded", &error))?;
+        let attach = |error: libbpf_rs::Error| cannot("be attached", &error);
+        skeleton.progs.tap.attach_sockmap(skeleton.maps.socks.as_fd().as_raw_fd()).map_err(attach)?;
+        let attached = skeleton.progs.capture_far_ends.attach_cgroup(cgroup.as_raw_fd()).map_err(attach)?;
+        let io = |error: io::Error| Unavailable(format!("the programs' memory cannot be mapped: {error}"));
+        let programs = [&skeleton.progs.tap, &skeleton.progs.capture_far_ends, &skeleton.progs.is_in_flight]
+            .map(|program| (program.name().to_string_lossy().into_owned(), program.insn_cnt()));
+        Ok(Arc::new(Self {
+            memory: Memory::map(&skeleton.maps, sizes).map_err(io)?,
+            ring: Ring::new(&skeleton.maps.wakes).map_err(io)?,
+            maps: Maps::new(&skeleton.maps).map_err(|error| cannot("be used", &error))?,
+            in_flight: skeleton.progs.is_in_flight.as_fd().try_clone_to_owned().map_err(io)?,
+            programs: programs.into(),
+            clock: Clock::new().map_err(io)?,
+            ids: (0..sizes.clients).map(|_| AtomicU64::new(0)).collect(),
+            free: Free {
+                clients: Mutex::new((0..sizes.clients).collect()),
+                chunks: Mutex::new((0..sizes.server_chunks).collect()),
+                pools: Mutex::new((0..sizes.pools).collect()),
+            },
+            _attached: attached,
+            _object: Object(skeleton),
+        }))
+    }
+
+    /// Clients connect here: their ends are captured from now on. The unspecified address stands for all.
+    ///
+    /// # Errors
+    /// Those of bpf(2).
+    pub fn listen(&self, address: SocketAddr) -> io::Result<()> {
+        let key = listener_key(address);
+        self.maps.listeners.update(&key, &1_u32.to_ne_bytes(), MapFlags::ANY).map_err(io::Error::other)
+    }
+
+    /// A connection to a server is about to be opened between these ends: the server's is captured if it is on this
+    /// host. To be kept until the server has spoken.
+    ///
+    /// # Errors
+    /// Those of bpf(2).
+    pub fn expect(self: &Arc<Self>, ends: Ends) -> io::Result<Expected> {
+        let key = tuple_key(ends);
+        self.maps.expected.update(&key, &1_u32.to_ne_bytes(), MapFlags::ANY).map_err(io::Error::other)?;
+        Ok(Expected { kernel: Arc::clone(self), key })
+    }
+
+    /// Becomes readable when the kernel path released a server while clients wait; edge-triggered readiness is enough.
+    pub fn wakes(&self) -> BorrowedFd<'_> {
+        self.ring.fd()
+    }
+
+    /// Takes note of all wakes that came before, so that a new one makes [`Self::wakes`] readable again. Then all pools
+    /// with waiting clients must be looked at.
+    pub fn clear_wakes(&self) {
+        self.ring.clear();
+    }
+
+    /// What was done so far.
+    pub fn totals(&self) -> Totals {
+        let totals = self.memory.totals();
+        let reasons = intf::REASON_WORDS.iter().zip(&totals.reasons).skip(1);
+        Totals {
+            captured: memory::load(&totals.captured),
+            capture_failed: memory::load(&totals.capture_failed),
+            reasons: reasons.map(|(word, count)| (*word, memory::load(count))).collect(),
+        }
+    }
+
+    /// The loaded programs and how many instructions each has.
+    pub fn programs(&self) -> &[(String, usize)] {
+        &self.programs
+    }
+
+    /// What was captured at the far end of a connection: its cookie and where its sending began.
+    fn found(&self, ends: Ends) -> Option<programs::types::captured> {
+        let value = self.maps.found.lookup(&tuple_key(ends), MapFlags::ANY).ok()??;
+        let cookie = u64::from_ne_bytes(*value.first_chunk()?);
+        let sequence = u32::from_ne_bytes(*value[8..].first_chunk()?);
+        Some(programs::types::captured { cookie, sequence, unused: 0 })
+    }
+
+    /// Lets the programs know which slot a captured end has.
+    fn assign(&self, cookie: u64, slot: u32) -> bool {
+        self.maps.slots.update(&cookie.to_ne_bytes(), &slot.to_ne_bytes(), MapFlags::ANY).is_ok()
+    }
+
+    /// Lets go of a captured end. It may be gone already.
+    fn release(&self, cookie: u64) {
+        for map in [&self.maps.slots, &self.maps.socks] {
+            if let Err(error) = map.delete(&cookie.to_ne_bytes())
+                && error.kind() != libbpf_rs::ErrorKind::NotFound
+            {
+                debug_assert!(false, "a key that was there cannot be deleted: {error}");
+            }
+        }
+    }
+
+    /// Runs the program `is_in_flight` for a server.
+    fn ask_in_flight(&self, server: u32) -> bool {
+        let mut args = programs::types::in_flight_args { server, answer: 0 };
+        let mut options = libbpf_sys::bpf_test_run_opts {
+            sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
+            // The kernel writes the answer back to where the argument came from.
+            ctx_in: (&raw mut args).cast_const().cast(),
+            ctx_size_in: size_of_val(&args) as u32,
+            ..Default::default()
+        };
+        // SAFETY: the options name memory that outlives the call, with its size.
+        let result = unsafe { libbpf_sys::bpf_prog_test_run_opts(self.in_flight.as_raw_fd(), &raw mut options) };
+        // Where it cannot be asked, it must be assumed.
+        result != 0 || args.answer != 0
+    }
+}
+
+impl Maps {
+    fn new(maps: &programs::TiggerMaps<'_>) -> libbpf_rs::Result<Self> {
+        Ok(Self {
+            socks: MapHandle::try_from(&maps.socks)?,
+            found: MapHandle::try_from(&maps.found)?,
+            slots: MapHandle::try_from(&maps.slots)?,
+            listeners: MapHandle::try_from(&maps.listeners)?,
+            expected: MapHandle::try_from(&maps.expected)?,
+        })
+    }
+}
+
+/// An announced connection to a server; see [`Kernel::expect`].
+#[derive(Debug)]
+pub struct Expected {
+    kernel: Arc<Kernel>,
+    key: Vec<u8>,
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        let gone = self.kernel.maps.expected.delete(&self.key);
+        debug_assert!(gone.is_ok(), "only its owner takes it out");
+    }
+}
+
+fn cannot(what: &str, error: &libbpf_rs::Error) -> Unavailable {
+    let hint = match error.kind() {
+        libbpf_rs::ErrorKind::PermissionDenied => " (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed)",
+        libbpf_rs::ErrorKind::NotFound => " (the kernel lacks BTF or a helper; Linux 5.17 or newer is needed)",
+        _ => "",
+    };
+    Unavailable(format!("the BPF programs cannot {what}: {error:#}{hint}"))
+}
+
+/// Opens the root of the cgroup v2 tree, wherever it is mounted.
+fn cgroup_root() -> Result<File, Unavailable> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts")
+        .map_err(|error| Unavailable(format!("/proc/self/mounts cannot be read: {error}")))?;
+    let path = mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ');
+            let (_, path, kind) = (fields.next()?, fields.next()?, fields.next()?);
+            (kind == "cgroup2").then(|| PathBuf::from(path))
+        })
+        .next()
+        .ok_or_else(|| Unavailable("no cgroup v2 file system is mounted".into()))?;
+    File::open(&path).map_err(|error| Unavailable(format!("{} cannot be opened: {error}", path.display())))
+}
+
+/// The cookie of this process's network namespace, as the programs see it (socket(7), since Linux 5.14).
+fn netns_cookie() -> Result<u64, Unavailable> {
+    let unavailable = |error: io::Error| Unavailable(format!("the network namespace cannot be told: {error}"));
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).map_err(unavailable)?;
+    let (mut cookie, mut len) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: the option's value is a u64, for which there is room.
+    let result = unsafe {
+        let value = (&raw mut cookie).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, value, &raw mut len)
+    };
+    if result == 0 { Ok(cookie) } else { Err(unavailable(io::Error::last_os_error())) }
+}
+
+fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// Bytes of `struct tuple`.
+fn tuple_key(ends: Ends) -> Vec<u8> {
+    let mut key = Vec::with_capacity(size_of::<programs::types::tuple>());
+    key.extend(octets(ends.far.ip()));
+    key.extend(octets(ends.near.ip()));
+    key.extend(ends.far.port().to_ne_bytes());
+    key.extend(ends.near.port().to_ne_bytes());
+    debug_assert_eq!(key.len(), size_of::<programs::types::tuple>());
+    key
+}
+
+/// Bytes of `struct listener`.
+fn listener_key(address: SocketAddr) -> Vec<u8> {
+    let mut key = Vec::with_capacity(size_of::<programs::types::listener>());
+    key.extend(if address.ip().is_unspecified() { [0; 16] } else { octets(address.ip()) });
+    key.extend(address.port().to_ne_bytes());
+    key
+}
+
+fn take(free: &Mutex<VecDeque<u32>>) -> Option<u32> {
+    free.lock().expect("nobody panics with this lock").pop_front()
+}
+
+fn give_back(free: &Mutex<VecDeque<u32>>, slot: u32) {
+    free.lock().expect("nobody panics with this lock").push_back(slot);
+}
+
+fn slot_id(kernel: &Kernel, client: u32) -> Option<u64> {
+    let id = kernel.ids.get(client as usize)?.load(Ordering::Acquire);
+    (id != 0).then_some(id)
+}

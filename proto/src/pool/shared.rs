@@ -1,0 +1,50 @@
+//! What a pool shares with the kernel path, which claims idle servers and releases them without asking.
+//!
+//! The bookkeeping of a server that the kernel path has linked stays [idle](super::ServerState::Idle) here, with its
+//! value in the pool: only the idle set lacks it, and its word (behind this trait) tells with whom it is. Whoever needs
+//! the server on the user path takes the pair back first.
+
+use std::fmt::Debug;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use super::ClientId;
+
+/// Memory of a pool that the kernel path reads and changes too, and what can be asked of it.
+pub trait Shared: Debug + Send + Sync {
+    /// Makes words of the idle set for `words` times 64 slots; returns how many there are. Slots beyond are the user
+    /// path's alone.
+    fn grow(&self, words: usize) -> usize;
+
+    /// A word of the idle set.
+    fn idle_word(&self, index: usize) -> &AtomicU64;
+
+    /// How many clients wait: while there are any, the kernel path claims nothing, and gives back what it releases.
+    fn set_waiting(&self, clients: usize);
+
+    /// The same for a paused pool.
+    fn set_paused(&self, paused: bool);
+
+    /// The client that the kernel path has linked to the server in this slot.
+    fn linked(&self, slot: usize) -> Option<ClientId>;
+
+    /// True when the server in this slot is linked to a client that is gone: nobody will take the pair back.
+    fn is_orphan(&self, slot: usize) -> bool;
+
+    /// When the kernel path last released the server in this slot.
+    fn released_at(&self, slot: usize) -> Option<Instant>;
+
+    /// Asks that the server in this slot comes back to the user path when it is released. It may be released now.
+    fn demand(&self, slot: usize);
+
+    /// Takes the linked pair back, so that the kernel path leaves it alone; false when `client` is not linked to the
+    /// server in this slot.
+    fn take_back(&self, slot: usize, client: ClientId) -> bool;
+
+    /// The server in this slot is not released by the kernel path until [`Self::end_hold`], because a cancel request for
+    /// `client` is on its way; false when that client is not linked to it.
+    fn begin_hold(&self, slot: usize, client: ClientId) -> bool;
+
+    /// See [`Self::begin_hold`].
+    fn end_hold(&self, slot: usize);
+}

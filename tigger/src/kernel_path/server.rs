@@ -1,0 +1,104 @@
+//! A server whose own end is on this host: lent to the kernel path while idle, and what is known of it when it comes back.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
+
+use tigger_bypass::{Carried, Ends, ServerSlot};
+use tigger_proto::client::WholeRequests;
+use tigger_proto::server::{KernelLink, Server};
+use tigger_proto::wire::backend::TransactionStatus;
+use tigger_proto::wire::frontend::{Frontend, Request};
+
+use super::client::FarClient;
+use super::{KernelPath, Params, SharedPool};
+use crate::net::stream::Stream;
+
+/// PostgreSQL's end of a connection.
+#[derive(Debug)]
+pub struct FarServer {
+    // The last owner's end frees the slot: nobody else may keep it alive.
+    slot: Arc<ServerSlot>,
+    path: Arc<KernelPath>,
+    params: Params,
+    /// Our socket again, for requests that are sent while the pool has the server.
+    gate: Arc<OwnedFd>,
+}
+
+/// What the bytes that the user path is about to see follow on.
+#[derive(Debug)]
+pub struct TakenBack {
+    /// For the server's state.
+    pub link: KernelLink,
+    /// Bytes of the client's current message that are still to come.
+    pub request_rest: u32,
+    /// The start of a reply's header, which the client has got already.
+    pub delivered: Vec<u8>,
+}
+
+impl FarServer {
+    /// The server that was connected in this slot of the pool; `None` where its end was not captured.
+    pub fn enter(path: &Arc<KernelPath>, pool: &SharedPool, slot: u32, ends: Ends, stream: &Stream) -> Option<Self> {
+        let gate = match stream.try_clone() {
+            Ok(gate) => Arc::new(gate),
+            Err(error) => {
+                tracing::warn!("kernel path: a server stays on the user path: {error}");
+                return None;
+            }
+        };
+        let slot = Arc::new(pool.enter_server(slot, ends)?);
+        Some(Self { slot, path: Arc::clone(path), params: Params::default(), gate })
+    }
+
+    /// Links a client whose `requests` are sent next, through what is returned; `client` must be pushed in between. The
+    /// replies are the kernel path's.
+    pub fn push(&self, client: &FarClient, requests: &WholeRequests) -> Arc<OwnedFd> {
+        self.slot.push(client.slot(), &requests.kinds, requests.enders);
+        Arc::clone(&self.gate)
+    }
+
+    /// Lets the kernel path claim the server once it is in the idle set, unless it may have something unread that the
+    /// user path sent: bytes of the kernel path would overtake it.
+    pub fn lend(&mut self, server: &Server) {
+        if server.has_read_all() {
+            self.slot.lend(self.params.of(&self.path, server.parameters()));
+        } else {
+            self.slot.withhold();
+        }
+    }
+
+    /// Leaves the linked pair to the kernel path; `client` must be handed over next.
+    pub fn hand_over(&self, client: &FarClient, status: TransactionStatus) {
+        self.slot.hand_over(client.slot(), status.byte());
+    }
+
+    /// Where the pair stands that was taken back.
+    pub fn taken_back(&self) -> TakenBack {
+        let taken = self.slot.taken_back();
+        let requests = taken.requests.iter().filter_map(|&kind| match Frontend::from_kind(kind) {
+            Some(Frontend::Request(request)) => Some(request),
+            _ => None,
+        });
+        let requests: Vec<Request> = requests.collect();
+        TakenBack {
+            link: KernelLink {
+                requests,
+                answers: taken.answers,
+                failed: taken.failed,
+                status: TransactionStatus::from_byte(taken.status).unwrap_or(TransactionStatus::Idle),
+                reply_rest: taken.reply_rest,
+            },
+            request_rest: taken.request_rest,
+            delivered: taken.reply_header,
+        }
+    }
+
+    /// What the kernel path did with it.
+    pub fn carried(&self) -> Carried {
+        self.slot.carried()
+    }
+
+    /// For those who only look.
+    pub fn slot(&self) -> Weak<ServerSlot> {
+        Arc::downgrade(&self.slot)
+    }
+}
