@@ -96,6 +96,7 @@ fn copy(composer: &mut Composer, script: &mut Script, end: End) -> (String, usiz
         End::Fail => script.send(b'f', &cstr(&token)),
         End::Done | End::BadLine => script.send(b'c', &[]),
     }
+    script.in_doubt |= protocol == Protocol::SyncedTwice && end != End::Done;
     match end {
         End::Done => script.complete(&format!("COPY {lines}")),
         End::Fail => script.fail("57014", format!("COPY from stdin failed: {token}")),

@@ -18,15 +18,17 @@ pub(super) struct Piece {
 /// Where a piece may stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// Also inside a transaction.
+    /// Also inside a transaction, and behind requests that are [in doubt](Script::in_doubt).
     Anywhere,
+    /// Also inside a transaction, but not behind requests that are in doubt.
+    Certain,
     /// It begins a transaction of its own, or fails, or sets what a rollback would set back.
     Outside,
 }
 
 /// Everything that can be in a pipeline.
 pub(super) const PIECES: &[Piece] = {
-    use Place::{Anywhere, Outside};
+    use Place::{Anywhere, Certain, Outside};
     &[
         Piece { name: "simple query", weight: 30, place: Anywhere, add: Composer::simple },
         Piece { name: "empty query", weight: 2, place: Anywhere, add: Composer::empty },
@@ -37,7 +39,7 @@ pub(super) const PIECES: &[Piece] = {
         Piece { name: "extended rows", weight: 8, place: Anywhere, add: Composer::extended_rows },
         Piece { name: "flush", weight: 3, place: Anywhere, add: Composer::flushed },
         Piece { name: "copy out", weight: 4, place: Anywhere, add: copies::copy_out },
-        Piece { name: "copy in", weight: 4, place: Anywhere, add: copies::copy_in },
+        Piece { name: "copy in", weight: 4, place: Certain, add: copies::copy_in },
         Piece { name: "failing copy in", weight: 3, place: Outside, add: copies::failing_copy_in },
         Piece { name: "named objects", weight: 4, place: Outside, add: Composer::named },
         Piece { name: "transaction", weight: 8, place: Outside, add: Composer::transaction },
@@ -103,11 +105,21 @@ impl Composer {
         let mut script = Script::new();
         let mut names = Vec::new();
         for _ in 0..depth {
-            let piece = self.random.weighted(PIECES, |piece| piece.weight);
-            (piece.add)(self, &mut script);
-            names.push(piece.name);
+            names.push(self.any(&mut script));
         }
         (script, names)
+    }
+
+    /// Adds a piece that may stand here.
+    fn any(&mut self, script: &mut Script) -> &'static str {
+        let fits = |place| match place {
+            Place::Anywhere => true,
+            Place::Certain => !script.in_doubt,
+            Place::Outside => !script.in_doubt && script.status == b'I',
+        };
+        let piece = self.random.weighted(PIECES, |piece| if fits(piece.place) { piece.weight } else { 0 });
+        (piece.add)(self, script);
+        piece.name
     }
 
     /// A script of one piece.

@@ -47,10 +47,10 @@ impl Random {
     pub(super) fn weighted<T>(&mut self, choices: &'static [T], weight: impl Fn(&T) -> usize) -> &'static T {
         let mut left = self.range(1, choices.iter().map(&weight).sum());
         for choice in choices {
-            match left.checked_sub(weight(choice)) {
-                None | Some(0) => return choice,
-                Some(rest) => left = rest,
+            if left <= weight(choice) {
+                return choice;
             }
+            left -= weight(choice);
         }
         unreachable!("the weights have been added up")
     }

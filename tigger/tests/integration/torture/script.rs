@@ -36,6 +36,9 @@ pub(super) struct Script {
     pub(super) ending: Ending,
     /// Transaction status at its end.
     pub(super) status: u8,
+    /// A COPY has failed behind a Sync that it ignored. The proxy cannot know that (`outstanding.rs`), and ends the server
+    /// at the next chance: what was sent behind is answered, but no transaction and no COPY can be begun there.
+    pub(super) in_doubt: bool,
     messages: usize,
 }
 
@@ -47,6 +50,7 @@ impl Script {
             borders: Vec::new(),
             ending: Ending::Answered,
             status: b'I',
+            in_doubt: false,
             messages: 0,
         }
     }
