@@ -38,28 +38,35 @@ use crate::support::{Console, options, own_postgres, proxy};
 
 #[test]
 fn torture_in_transaction_mode() {
-    with_postgres(|postgres| torture(postgres, options(postgres).pool_mode("transaction"), Plan::for_transactions()));
+    variant("transaction", None);
 }
 
 #[test]
 fn torture_in_transaction_mode_without_the_kernel_path() {
-    with_postgres(|postgres| {
-        let options = options(postgres).pool_mode("transaction").setting("kernel_path", "off");
-        torture(postgres, options, Plan::for_transactions());
-    });
+    variant("transaction", Some("off"));
 }
 
 #[test]
 fn torture_in_session_mode() {
-    with_postgres(|postgres| torture(postgres, options(postgres).pool_mode("session"), Plan::for_sessions()));
+    variant("session", None);
 }
 
 #[test]
 fn torture_in_session_mode_without_the_kernel_path() {
-    with_postgres(|postgres| {
-        let options = options(postgres).pool_mode("session").setting("kernel_path", "off");
-        torture(postgres, options, Plan::for_sessions());
-    });
+    variant("session", Some("off"));
+}
+
+/// One at a time and with a PostgreSQL of its own: each takes all the processors there are, and kills.
+fn variant(pool_mode: &str, kernel_path: Option<&str>) {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(postgres) = own_postgres() else { return };
+    let options = options(&postgres).pool_mode(pool_mode);
+    let options = kernel_path.into_iter().fold(options, |options, value| options.setting("kernel_path", value));
+    let plan = Plan::of_environment();
+    // A session keeps its server: it must end soon for the others to have their turn.
+    let acts_per_login = if pool_mode == "session" { 20 } else { plan.acts_per_login };
+    torture(&postgres, options, Plan { acts_per_login, ..plan });
 }
 
 /// How much of everything.
@@ -97,30 +104,14 @@ impl Plan {
         let plan = if env::var("TORTURE").is_ok_and(|plan| plan == "soak") { soak } else { test };
         Self { time: number("TORTURE_SECONDS").map_or(plan.time, Duration::from_secs), ..plan }
     }
-
-    fn for_transactions() -> Self {
-        Self::of_environment()
-    }
-
-    /// A session keeps its server, so that it must end soon for the others to have their turn.
-    fn for_sessions() -> Self {
-        Self { acts_per_login: 20, ..Self::of_environment() }
-    }
 }
 
-/// Runs with a server of its own, one at a time: each takes all the processors there are.
-fn with_postgres(test: impl FnOnce(&Postgres)) {
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(postgres) = own_postgres() else { return };
-    postgres.psql(copies::CREATE_TABLE).unwrap();
-    test(&postgres);
-}
-
+/// The whole test with these options, whatever path the bytes take.
 fn torture(postgres: &Postgres, options: ProxyOptions, plan: Plan) {
     let seed = number("SEED").unwrap_or_else(clock);
     println!("SEED={seed} {plan:?}");
     raise_fd_limit().unwrap();
+    postgres.psql(copies::CREATE_TABLE).unwrap();
     let options = options.pool_size(plan.servers).setting("max_client_conn", "2000");
     let proxy = proxy(&options.setting("log_connections", "0").setting("log_disconnections", "0"));
     let mut console = Console::new(&proxy);
@@ -207,5 +198,5 @@ fn clock() -> u64 {
 
 /// A client that is not done so long after the last one was to begin something hangs.
 const HANG: Duration = Duration::from_secs(120);
-const FAILURES_SHOWN: usize = 5;
+const FAILURES_SHOWN: usize = 20;
 const LOG_LINES_SHOWN: usize = 40;

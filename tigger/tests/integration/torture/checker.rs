@@ -95,7 +95,7 @@ impl Checker {
                 State::Row { row, at } => {
                     let used = bytes.len().min(row.len() - *at);
                     if let Some(offset) = row.mismatch(*at, &bytes[..used]) {
-                        let got = lossy(&bytes[offset..]);
+                        let got = readable(&bytes[offset..]);
                         return Err(format!(
                             "byte {} of {:?} is wrong, from there: {got}",
                             *at + offset,
@@ -202,7 +202,7 @@ impl Checker {
             }
             return Ok(());
         }
-        Err(format!("a message of type {:?} {}, {}", char::from(kind), lossy(&body), self.instead_of()))
+        Err(format!("a message of type {:?} {}, {}", char::from(kind), readable(&body), self.instead_of()))
     }
 
     /// ParameterStatus may come at any time. What was set by a client has its number in it.
@@ -248,8 +248,8 @@ impl Report {
 }
 
 /// The beginning of `bytes`, readable.
-fn lossy(bytes: &[u8]) -> String {
-    format!("{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(200)]))
+fn readable(bytes: &[u8]) -> String {
+    bytes[..bytes.len().min(200)].escape_ascii().to_string()
 }
 
 /// What PostgreSQL says when a backend is terminated.

@@ -1,7 +1,9 @@
 //! What a client expects to read: messages known to the byte, and rows too large to be held, known by how they are made.
 
+use std::fmt;
+
 /// The next message, or a run of rows.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) enum Expect {
     /// Exactly this one.
     Message { kind: u8, body: Vec<u8> },
@@ -27,6 +29,19 @@ impl Expect {
     /// True for the end of a simple query or of an extended one.
     pub(super) fn is_ready(&self) -> bool {
         matches!(self, Self::Message { kind: b'Z', .. })
+    }
+}
+
+impl fmt::Debug for Expect {
+    /// For messages of failures: bodies are mostly text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Message { kind, body } => write!(f, "{} {}", char::from(*kind), body.escape_ascii()),
+            Self::Rows(rows) => rows.fmt(f),
+            Self::Error { sqlstate, message } => write!(f, "E {sqlstate} {message}"),
+            Self::Notice { message } => write!(f, "N {message}"),
+            Self::Key => write!(f, "K"),
+        }
     }
 }
 

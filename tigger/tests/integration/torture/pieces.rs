@@ -2,7 +2,7 @@
 //! that PostgreSQL must give.
 
 use super::copies;
-use super::expect::{Framing, INTEGER, Rows, TEXT};
+use super::expect::{Expect, Framing, INTEGER, Rows, TEXT};
 use super::random::Random;
 use super::script::{Ending, Script};
 
@@ -38,6 +38,7 @@ pub(super) const PIECES: &[Piece] = {
         Piece { name: "extended query", weight: 20, place: Anywhere, add: Composer::extended },
         Piece { name: "extended rows", weight: 8, place: Anywhere, add: Composer::extended_rows },
         Piece { name: "flush", weight: 3, place: Anywhere, add: Composer::flushed },
+        Piece { name: "function call", weight: 2, place: Anywhere, add: Composer::function_call },
         Piece { name: "copy out", weight: 4, place: Anywhere, add: copies::copy_out },
         Piece { name: "copy in", weight: 4, place: Certain, add: copies::copy_in },
         Piece { name: "failing copy in", weight: 3, place: Outside, add: copies::failing_copy_in },
@@ -201,7 +202,7 @@ impl Composer {
     fn notice(&mut self, script: &mut Script) {
         let message = self.token();
         script.query(&format!("do $$begin raise notice '{message}'; end$$"));
-        script.expect(super::expect::Expect::Notice { message });
+        script.expect(Expect::Notice { message });
         script.complete("DO");
         script.ready();
     }
@@ -238,6 +239,15 @@ impl Composer {
             script.border();
         }
         script.sync();
+        script.ready();
+    }
+
+    /// `btrim(text)`, by the message of protocol 3.0 that nothing but old drivers' large objects use.
+    fn function_call(&mut self, script: &mut Script) {
+        let token = self.token();
+        let value = |text: &str| [&u32::try_from(text.len()).unwrap().to_be_bytes()[..], text.as_bytes()].concat();
+        script.send(b'F', &[&BTRIM.to_be_bytes()[..], &[0, 0, 0, 1], &value(&format!(" {token} ")), &[0, 0]].concat());
+        script.expect(Expect::Message { kind: b'V', body: value(&token) });
         script.ready();
     }
 
@@ -447,6 +457,8 @@ pub(super) fn not_a_number(text: &str) -> String {
 }
 
 const ABORTED: &str = "current transaction is aborted, commands ignored until end of transaction block";
+/// OID of `btrim(text)` (`pg_proc.dat`).
+const BTRIM: u32 = 885;
 /// Longest pipeline, in pieces.
 const DEPTH_MAX: usize = 20;
 /// Longest row: PostgreSQL keeps some copies of one in memory.
