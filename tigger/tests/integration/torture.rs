@@ -79,7 +79,7 @@ struct Plan {
     sizes: Sizes,
     /// Most things a client does in one login.
     acts_per_login: usize,
-    /// From one killed backend to the next.
+    /// From one killed backend to the next, in the first half of the time.
     kill_interval: Duration,
 }
 
@@ -92,7 +92,7 @@ impl Plan {
             time: Duration::from_secs(5),
             sizes: Sizes { common: 1 << 20, rare: 20 << 20 },
             acts_per_login: 200,
-            kill_interval: Duration::from_millis(300),
+            kill_interval: Duration::from_millis(150),
         };
         let soak = Self {
             clients: 400,
@@ -115,7 +115,7 @@ fn torture(postgres: &Postgres, options: ProxyOptions, plan: Plan) {
     let options = options.pool_size(plan.servers).setting("max_client_conn", "2000");
     let proxy = proxy(&options.setting("log_connections", "0").setting("log_disconnections", "0"));
     let mut console = Console::new(&proxy);
-    let killer = Killer::start(postgres, plan.kill_interval);
+    let killer = Killer::start(postgres, plan.kill_interval, plan.time / 2);
     let results = run(&proxy, seed, plan);
     let kills = killer.stop();
 
@@ -197,6 +197,6 @@ fn clock() -> u64 {
 }
 
 /// A client that is not done so long after the last one was to begin something hangs.
-const HANG: Duration = Duration::from_secs(120);
+const HANG: Duration = Duration::from_secs(60);
 const FAILURES_SHOWN: usize = 20;
 const LOG_LINES_SHOWN: usize = 40;

@@ -203,7 +203,7 @@ impl Client {
     async fn cancel(&mut self, session: &mut Session, script: Script, manner: Manner) -> Result<Outcome, String> {
         let canceler = session.canceler();
         let over = AtomicBool::new(false);
-        let pause = Duration::from_millis(self.composer.random.range(0, 60) as u64);
+        let pause = Duration::from_millis(self.composer.random.range(5, 60) as u64);
         let late = self.composer.random.one_in(2);
         let before = session.cancelled();
         let talk = async {

@@ -3,7 +3,7 @@
 use std::{
     sync::mpsc::{RecvTimeoutError, Sender, channel},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tigger_testkit::Postgres;
@@ -18,15 +18,17 @@ pub(super) struct Killer {
 }
 
 impl Killer {
-    /// Terminates one backend, if there is one, in each `interval`.
-    pub(super) fn start(postgres: &Postgres, interval: Duration) -> Self {
+    /// Terminates one backend, if there is one, in each `interval`, but not for longer than `time`: a client that hangs
+    /// would be set free.
+    pub(super) fn start(postgres: &Postgres, interval: Duration, time: Duration) -> Self {
         let mut wire = Wire::connect_to(postgres.host(), postgres.port());
         wire.send_raw(&startup(3 << 16, POSTGRES));
         wire.logged_in().unwrap();
         let (stop, stopped) = channel();
         let thread = thread::spawn(move || {
             let mut kills = 0;
-            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+            let end = Instant::now() + time;
+            while Instant::now() < end && stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
                 kills += wire.value(KILL).parse::<usize>().unwrap();
             }
             kills
