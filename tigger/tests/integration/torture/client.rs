@@ -39,7 +39,7 @@ enum Act {
 const ACTS: &[(&str, Act, usize)] = &[
     ("talk", Act::Talk, 300),
     ("huge reply", Act::Huge, 1),
-    ("cancel", Act::Cancel, 3),
+    ("cancel", Act::Cancel, 20),
     ("hang up", Act::HangUp, 9),
     ("terminate itself", Act::Terminate, 3),
 ];
@@ -203,7 +203,7 @@ impl Client {
     async fn cancel(&mut self, session: &mut Session, script: Script, manner: Manner) -> Result<Outcome, String> {
         let canceler = session.canceler();
         let over = AtomicBool::new(false);
-        let pause = Duration::from_millis(self.composer.random.range(5, 60) as u64);
+        let pause = Duration::from_millis(self.composer.random.range(1, 20) as u64);
         let late = self.composer.random.one_in(2);
         let before = session.cancelled();
         let talk = async {

@@ -38,6 +38,7 @@ pub(super) const PIECES: &[Piece] = {
         Piece { name: "extended query", weight: 20, place: Anywhere, add: Composer::extended },
         Piece { name: "extended rows", weight: 8, place: Anywhere, add: Composer::extended_rows },
         Piece { name: "flush", weight: 3, place: Anywhere, add: Composer::flushed },
+        Piece { name: "slow query", weight: 3, place: Anywhere, add: Composer::slow },
         Piece { name: "function call", weight: 2, place: Anywhere, add: Composer::function_call },
         Piece { name: "copy out", weight: 4, place: Anywhere, add: copies::copy_out },
         Piece { name: "copy in", weight: 4, place: Certain, add: copies::copy_in },
@@ -138,12 +139,12 @@ impl Composer {
         script
     }
 
-    /// A query that lasts, and some that may be hit by a late cancel request.
+    /// A query that lasts, or ends about when the cancel request comes, and some that may be hit instead.
     pub(super) fn cancelled(&mut self) -> Script {
         let mut script = Script::new();
         script.ending = Ending::MayBeCancelled;
-        let (token, ms) = (self.token(), self.random.range(50, 1000));
-        simple_text(&mut script, &format!("pg_sleep({ms} / 1000.0)::text || '{token}'"), &token, &token);
+        let most = self.random.pick(&[10, 10, 10, 1000]);
+        self.sleep(&mut script, most);
         for _ in 0..self.random.range(0, 3) {
             self.simple(&mut script);
         }
@@ -163,6 +164,16 @@ impl Composer {
             self.extended(&mut script);
         }
         script
+    }
+
+    /// Lasts long enough to be hit by somebody else's cancel request.
+    fn slow(&mut self, script: &mut Script) {
+        self.sleep(script, 10);
+    }
+
+    fn sleep(&mut self, script: &mut Script, most_ms: usize) {
+        let (token, ms) = (self.token(), self.random.range(0, most_ms));
+        simple_text(script, &format!("pg_sleep({ms} / 1000.0)::text || '{token}'"), &token, &token);
     }
 
     fn simple(&mut self, script: &mut Script) {
