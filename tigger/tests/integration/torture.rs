@@ -143,6 +143,7 @@ fn run(proxy: &Proxy, seed: u64, plan: Plan) -> Vec<Result<Counts, String>> {
             seed,
             sizes: plan.sizes,
             acts_per_login: plan.acts_per_login,
+            calm: end - plan.time / 2 + CALM,
             end,
             deadline: end + HANG,
             failed: AtomicBool::new(false),
@@ -196,6 +197,8 @@ fn clock() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64
 }
 
+/// A kill takes no longer than this.
+const CALM: Duration = Duration::from_secs(1);
 /// A client that is not done so long after the last one was to begin something hangs.
 const HANG: Duration = Duration::from_secs(60);
 const FAILURES_SHOWN: usize = 20;

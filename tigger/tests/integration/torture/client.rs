@@ -52,6 +52,8 @@ pub(super) struct Common {
     pub(super) sizes: Sizes,
     /// Most things done in one login.
     pub(super) acts_per_login: usize,
+    /// No backend is killed later.
+    pub(super) calm: Instant,
     /// No new thing is begun later.
     pub(super) end: Instant,
     /// Who is not done then hangs.
@@ -146,6 +148,7 @@ impl Client {
     /// Does one thing; `None` when the connection is over.
     async fn act(&mut self, session: Session, act: Act) -> Result<Option<Session>, String> {
         ACTS.iter().filter(|row| row.1 == act).for_each(|row| self.count(row.0, 1));
+        self.composer.calm = Instant::now() > self.common.calm;
         let (script, names) = match act {
             Act::HangUp => return self.hang_up(session).await,
             Act::Talk => self.composer.conversation(),

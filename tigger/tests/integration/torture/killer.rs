@@ -43,6 +43,7 @@ impl Killer {
     }
 }
 
-/// A backend that has not logged in yet has no state.
+/// Not one that is about to log in: the proxy would take that for a server which refuses logins, and tell all that wait.
 const KILL: &str = "select count(*) filter (where pg_terminate_backend(pid)) from (select pid from pg_stat_activity \
-    where backend_type = 'client backend' and state is not null and pid <> pg_backend_pid() order by random() limit 1) a";
+    where backend_type = 'client backend' and backend_start < clock_timestamp() - interval '100 ms' \
+    and state is not null and pid <> pg_backend_pid() order by random() limit 1) a";

@@ -71,12 +71,14 @@ pub(super) struct Composer {
     sizes: Sizes,
     application_name: String,
     time_zone: String,
+    /// Nobody kills backends any more.
+    pub(super) calm: bool,
 }
 
 impl Composer {
     pub(super) fn new(client: usize, random: Random, sizes: Sizes) -> Self {
         let (application_name, time_zone) = Default::default();
-        Self { random, client, sequence: 0, sizes, application_name, time_zone }
+        Self { random, client, sequence: 0, sizes, application_name, time_zone, calm: false }
     }
 
     /// With what all tokens of this client begin.
@@ -107,6 +109,9 @@ impl Composer {
         let mut script = Script::new();
         let mut names = Vec::new();
         for _ in 0..depth {
+            if script.in_doubt && !self.calm {
+                break;
+            }
             names.push(self.any(&mut script));
         }
         (script, names)
