@@ -71,7 +71,9 @@ pub(super) fn failing_copy_in(composer: &mut Composer, script: &mut Script) {
 /// The token and how many lines have it.
 fn copy(composer: &mut Composer, script: &mut Script, end: End) -> (String, usize) {
     let (token, lines) = (composer.token(), composer.random.logarithmic(1, LINES_MAX));
-    let protocol = composer.random.pick(&[Protocol::Simple, Protocol::Extended, Protocol::SyncedTwice]);
+    let all = [Protocol::Simple, Protocol::Extended, Protocol::SyncedTwice];
+    let certain = end == End::Done || composer.calm;
+    let protocol = composer.random.pick(if certain { &all } else { &all[..2] });
     let sql = "copy torture from stdin";
     match protocol {
         Protocol::Simple => script.query(sql),

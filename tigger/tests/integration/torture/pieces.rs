@@ -109,9 +109,6 @@ impl Composer {
         let mut script = Script::new();
         let mut names = Vec::new();
         for _ in 0..depth {
-            if script.in_doubt && !self.calm {
-                break;
-            }
             names.push(self.any(&mut script));
         }
         (script, names)

@@ -38,8 +38,8 @@ pub(super) struct Script {
     pub(super) status: u8,
     /// A COPY has failed behind a Sync that it ignored. The proxy cannot know that (`outstanding.rs`), and ends the server
     /// at the next chance: what was sent behind is answered, but no transaction and no COPY can be begun there. If the
-    /// server is killed at that moment, the proxy takes it for the end that it asked for, and replies are missing: so
-    /// nothing is sent behind while there are kills.
+    /// server is killed at that moment, the proxy takes it for the end that it asked for, and the client goes on after a
+    /// FATAL, with replies missing: so there is no such COPY while there are kills.
     pub(super) in_doubt: bool,
     messages: usize,
 }
