@@ -249,7 +249,9 @@ impl Link {
             Poll::Ready(Some(len)) => len,
         };
         self.tally.bytes_received += (len - client.carry.len()) as u64;
-        self.handle_client_bytes(client, cx, &scratch[..len])
+        self.handle_client_bytes(client, cx, &scratch[..len])?;
+        // Also when all of it is a part of a header: the socket that was read does not wake the task for the rest.
+        Ok(true)
     }
 
     /// Passes on what may be passed on and keeps the rest as the client's carry; false when nothing moved.

@@ -23,4 +23,5 @@ mod reload;
 mod server_auth;
 mod signals;
 mod support;
+mod torture;
 mod wire;

@@ -3,13 +3,14 @@
 
 use std::{
     net::TcpListener,
+    thread,
     time::{Duration, Instant},
 };
 
 use tigger_testkit::free_port;
 
 use crate::support::{Console, options, own_postgres, postgres, proxy, until, until_logged};
-use crate::wire::{POSTGRES, Refusal, Wire};
+use crate::wire::{POSTGRES, Refusal, Wire, cstr, message};
 
 #[test]
 fn min_pool_size_is_reached_and_kept() {
@@ -180,6 +181,22 @@ fn session_mode_keeps_the_server_and_resets_it_afterwards() {
     assert_eq!(second.value("select to_regclass('pools_temp') is null"), "t");
     let refusal = second.query("execute pools_prepared").refusal.unwrap();
     assert_eq!(refusal.sqlstate, "26000", "{refusal:?}");
+}
+
+#[test]
+fn a_header_in_parts_reaches_the_server_of_its_client() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = proxy(&options(postgres).pool_size(1));
+    let mut client = Wire::new(&proxy);
+    client.query("begin");
+    let query = message(b'Q', &cstr("select 'whole'"));
+    for cut in 1..=6 {
+        client.send_raw(&query[..cut]);
+        // Nothing tells when the proxy has read it; if it has not, this proves less, but does not fail.
+        thread::sleep(Duration::from_millis(20));
+        client.send_raw(&query[cut..]);
+        assert_eq!(client.reply().value(), "whole");
+    }
 }
 
 #[test]
