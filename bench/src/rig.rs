@@ -84,14 +84,14 @@ impl Rig {
         start_pooler(rival, &self.scene(None).context("nothing runs here")?)
     }
 
-    /// Fills caches and pools: each rival once in each place with each transaction.
+    /// Fills caches and pools: each rival once in each place with each database.
     pub(crate) fn warm_up(&self, rows: &[&Row]) -> Result<()> {
         let mut warm = Vec::new();
         for row in rows.iter().filter(|row| self.missing(row).is_none()) {
             let Scenario { group, workload } = row.scenario;
             let Some(transaction) = workload.transaction() else { continue };
             for &rival in row.rivals {
-                let way = (group.placement(), rival, transaction);
+                let way = (group.placement(), rival, database(transaction));
                 if !warm.contains(&way) {
                     let run = self.pgbench(group.placement(), rival, transaction, 32)?.seconds(1).run();
                     run.with_context(|| format!("warming up {}, {}", row.scenario.name(), rival.name()))?;
@@ -157,9 +157,8 @@ impl Rig {
             Rival::DirectUnix => scene.postgres.socket_conninfo(),
             _ => self.poolers.get(&(placement, rival)).context("no such pooler")?.conninfo_from(&scene.client),
         };
-        let conninfo =
-            if transaction == Transaction::ReadWrite { conninfo.dbname(READ_WRITE_DATABASE) } else { conninfo };
-        let pgbench = Pgbench::new(conninfo).on(&scene.client).script(&[transaction.script()]);
+        let pgbench =
+            Pgbench::new(conninfo.dbname(database(transaction))).on(&scene.client).script(&[transaction.script()]);
         Ok(pgbench.mode(transaction.mode()).clients(clients).threads(PGBENCH_THREADS))
     }
 }
@@ -171,6 +170,14 @@ impl Others {
             Err(error) => return Ok(Self::Missing { why: format!("{error:#}") }),
         };
         Ok(Self::Up { postgres: start_postgres(&server)?, application, pooler, server })
+    }
+}
+
+/// Where a transaction's tables are: those that only read share theirs.
+fn database(transaction: Transaction) -> &'static str {
+    match transaction {
+        Transaction::Simple | Transaction::Extended => "postgres",
+        Transaction::ReadWrite => READ_WRITE_DATABASE,
     }
 }
 

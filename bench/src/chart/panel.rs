@@ -42,8 +42,8 @@ impl<'a> Panel<'a> {
     }
 
     pub(super) fn width(&self) -> f64 {
-        let groups = self.rows.len() as f64 * self.group_width();
-        LEFT + groups.max(self.bars.len() as f64 * LEGEND) + RIGHT
+        let legend = LEFT + self.bars.len() as f64 * LEGEND;
+        legend.max(self.end() + RIGHT)
     }
 
     pub(super) fn render(&self) -> String {
@@ -54,11 +54,25 @@ impl<'a> Panel<'a> {
             svg += &text(x + 18.0, y + 10.0, "start", 12, bar.rival.name());
         }
         svg += &self.axes();
-        for (group, row) in self.rows.iter().enumerate() {
-            svg += &self.group(LEFT + group as f64 * self.group_width(), row);
+        let groups =
+            || self.rows.iter().zip(0..).map(|(row, group)| (row, LEFT + f64::from(group) * self.group_width()));
+        for (row, left) in groups() {
+            svg += &self.group(left, row);
         }
-        let (y, end) = (self.at(1.0), self.width() - RIGHT);
-        svg + &line([LEFT, y, end, y], "#b22", 1.5) + &text(end + 6.0, y + 4.0, "start", 11, "direct")
+        let (y, end) = (self.at(1.0), self.end());
+        svg += &line([LEFT, y, end, y], "#b22", 1.5);
+        svg += &text(end + 6.0, y + 4.0, "start", 11, "direct");
+        // Over the line, which would strike them out.
+        svg += "<g paint-order=\"stroke\" stroke=\"#fff\" stroke-width=\"3\">\n";
+        for (row, left) in groups() {
+            svg += &self.figures(left, row);
+        }
+        svg + "</g>\n"
+    }
+
+    /// Where the axis of groups ends.
+    fn end(&self) -> f64 {
+        LEFT + self.rows.len() as f64 * self.group_width()
     }
 
     fn group_width(&self) -> f64 {
@@ -72,7 +86,7 @@ impl<'a> Panel<'a> {
     }
 
     fn axes(&self) -> String {
-        let end = self.width() - RIGHT;
+        let end = self.end();
         let mut svg = String::new();
         for tick in 0..=(self.ratio_max / TICK) as u32 {
             let ratio = f64::from(tick) * TICK;
@@ -83,17 +97,17 @@ impl<'a> Panel<'a> {
         svg
     }
 
-    fn group(&self, left: f64, row: &RowReport) -> String {
+    /// The bars of a group with their left edges and what they show.
+    fn bars(&self, left: f64, row: &RowReport) -> impl Iterator<Item = (&'a Bar, f64, Option<Spread>)> {
         let bars: Vec<&Bar> = self.bars.iter().copied().filter(|bar| row.rivals.contains(&bar.rival)).collect();
+        let first = left + (self.group_width() - bars.len() as f64 * BAR) / 2.0;
+        bars.into_iter().zip(0..).map(move |(bar, i)| (bar, first + f64::from(i) * BAR, bar.spread(row)))
+    }
+
+    fn group(&self, left: f64, row: &RowReport) -> String {
         let (middle, bottom) = (left + self.group_width() / 2.0, self.at(0.0));
-        let mut svg = String::new();
-        for (i, bar) in bars.iter().enumerate() {
-            let x = middle + (i as f64 - bars.len() as f64 / 2.0) * BAR;
-            svg += &bar.spread(row).map_or_else(
-                || text(x + BAR / 2.0, bottom - 4.0, "middle", 10, "none"),
-                |spread| self.bar(x, bar.colour, spread),
-            );
-        }
+        let bars = self.bars(left, row);
+        let mut svg: String = bars.filter_map(|(bar, x, spread)| Some(self.bar(x, bar.colour, spread?))).collect();
         let workload = row.scenario.workload.to_string();
         let (transaction, clients) = workload.split_once(", ").unwrap_or((&workload, ""));
         let labels = match row.scenario.group.placement() {
@@ -114,8 +128,20 @@ impl<'a> Panel<'a> {
         for end in [min, max] {
             svg += &line([middle - 4.0, self.at(end), middle + 4.0, self.at(end)], "#222", 1.0);
         }
-        let beyond = if median > self.ratio_max { "↑" } else { "" };
-        svg + &text(middle, self.at(max) - 5.0, "middle", 10, &format!("{median:.2}{beyond}"))
+        svg
+    }
+
+    /// The median above each bar.
+    fn figures(&self, left: f64, row: &RowReport) -> String {
+        let figure = |(_, x, spread): (&Bar, f64, Option<Spread>)| {
+            let (y, figure) = match spread {
+                None => (self.at(0.0), "none".to_owned()),
+                Some(Spread { median, max, .. }) if median > self.ratio_max => (self.at(max), format!("{median:.2}↑")),
+                Some(Spread { median, max, .. }) => (self.at(max), format!("{median:.2}")),
+            };
+            text(x + BAR / 2.0, y - 5.0, "middle", 10, &figure)
+        };
+        self.bars(left, row).map(figure).collect()
     }
 }
 
