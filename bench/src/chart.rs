@@ -14,8 +14,7 @@ pub(crate) fn render(report: &Report) -> String {
     let mut panels = Vec::new();
     let mut top = HEAD;
     for section in [Section::UserPath, Section::BothLocal, Section::OtherHosts] {
-        let rows = report.rows.iter().filter(|row| row.scenario.workload.is_closed());
-        let rows: Vec<&RowReport> = rows.filter(|row| row.scenario.group.section() == section).collect();
+        let rows: Vec<&RowReport> = report.rows_of(section).filter(|row| row.scenario.workload.is_closed()).collect();
         if !rows.is_empty() {
             panels.push(Panel::new(section.title(), top, rows, &BARS));
             top += Panel::HEIGHT;

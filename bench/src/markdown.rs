@@ -80,10 +80,9 @@ impl Column {
     }
 }
 
-/// The title and all that was to be measured; nothing without rows.
+/// The title and all that was to be measured; nothing without rows. What was skipped is among the remarks.
 fn section(report: &Report, columns: &Columns) -> String {
-    let rows: Vec<&RowReport> =
-        report.rows.iter().filter(|row| row.scenario.group.section() == columns.section).collect();
+    let rows: Vec<&RowReport> = report.rows_of(columns.section).collect();
     if rows.is_empty() {
         return String::new();
     }
@@ -301,7 +300,7 @@ mod tests {
         let mut report = tests::report(rate, 0, 0);
         report.rows = vec![RowReport::new(&ROWS[17], Some("no root".to_owned()))];
         let text = render(&report);
-        assert!(!text.contains("### User path"), "{text}");
+        assert!(!text.contains("### User path") && !text.contains("### Other hosts"), "{text}");
         contains(&text, "- beside PostgreSQL: simple, 32 clients: skipped, no root");
         contains(&text, "- not measured: beside PostgreSQL: simple, 32 clients: Tigger, throughput at least 1.05");
     }

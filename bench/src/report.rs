@@ -9,7 +9,7 @@ use crate::{
     kernel::KernelShare,
     machine::Machine,
     rows::Row,
-    scenario::{Rival, Scenario},
+    scenario::{Rival, Scenario, Section},
     spread::Spread,
 };
 
@@ -41,6 +41,11 @@ impl Report {
     /// Whether other programs took so much of the machine that the figures say little.
     pub(crate) fn is_disturbed(&self) -> bool {
         self.background_percent.is_some_and(|percent| percent.max > BACKGROUND_PERCENT_MAX)
+    }
+
+    /// Rows of a section that were not skipped.
+    pub(crate) fn rows_of(&self, section: Section) -> impl Iterator<Item = &RowReport> {
+        self.rows.iter().filter(move |row| row.scenario.group.section() == section && row.skipped.is_none())
     }
 }
 
