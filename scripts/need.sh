@@ -34,6 +34,11 @@ need_pgbouncer() {
   fi
 }
 
+need_ip() {
+  command -v ip >/dev/null || install_package iproute2 "network namespaces stand for other hosts in the benchmark"
+  command -v nsenter >/dev/null || install_package util-linux "programs are started in network namespaces"
+}
+
 need_shellcheck() {
   command -v shellcheck >/dev/null || install_package shellcheck "the scripts are checked, too"
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use crate::rows::{Rival, Row};
+use crate::{rows::Row, scenario::Rival};
 
 /// What was asked for.
 #[derive(Debug, Default, PartialEq)]
@@ -15,6 +15,8 @@ pub(crate) struct Arguments {
     only: Option<String>,
     /// This many rounds of every row.
     rounds: Option<u32>,
+    /// Each measurement this long.
+    seconds: Option<u32>,
     /// Where the results go instead of `target/bench`.
     pub(crate) out: Option<PathBuf>,
 }
@@ -29,6 +31,7 @@ impl Arguments {
                 "--quick" => arguments.quick = true,
                 "--only" => arguments.only = Some(value()?),
                 "--rounds" => arguments.rounds = Some(value()?.parse().context("--rounds wants a number")?),
+                "--seconds" => arguments.seconds = Some(value()?.parse().context("--seconds wants a number")?),
                 "--out" => arguments.out = Some(value()?.into()),
                 _ => bail!("unknown argument {arg}; there are {USAGE}"),
             }
@@ -38,7 +41,7 @@ impl Arguments {
 
     /// How often to measure the row; 0 leaves it out.
     pub(crate) fn rounds(&self, row: &Row) -> u32 {
-        if self.only.as_ref().is_some_and(|only| !row.name().contains(only.as_str())) {
+        if self.only.as_ref().is_some_and(|only| !row.scenario.name().contains(only.as_str())) {
             return 0;
         }
         let planned = if self.quick { row.quick_rounds } else { row.rounds };
@@ -47,12 +50,12 @@ impl Arguments {
 
     /// Length of one measurement of the row.
     pub(crate) fn seconds(&self, row: &Row, rival: Rival) -> u32 {
-        let connect_seconds = if rival == Rival::Direct { row.direct_connect_seconds } else { 0 };
-        connect_seconds + if self.quick { row.quick_seconds } else { row.seconds }
+        let connect_seconds = if rival.is_pooler() { 0 } else { row.direct_connect_seconds };
+        connect_seconds + self.seconds.unwrap_or(if self.quick { row.quick_seconds } else { row.seconds })
     }
 }
 
-const USAGE: &str = "--quick, --only TEXT, --rounds N, --out DIRECTORY";
+const USAGE: &str = "--quick, --only TEXT, --rounds N, --seconds N, --out DIRECTORY";
 
 #[cfg(test)]
 mod tests {
@@ -70,12 +73,14 @@ mod tests {
         assert_eq!(parse("--quick").unwrap().rounds(row), row.quick_rounds);
         assert_eq!(parse("--rounds 9").unwrap().rounds(row), 9);
         assert_eq!(parse("--only nothing-like-it").unwrap().rounds(row), 0);
+        assert_eq!(parse("--only path:").unwrap().rounds(row), row.rounds);
+        assert_eq!(parse("--seconds 9").unwrap().seconds(row, Rival::PgBouncer), 9);
         assert_eq!(parse("--out a/b").unwrap().out, Some("a/b".into()));
     }
 
     #[test]
     fn wrong_arguments_are_told() {
-        for line in ["--slow", "--only", "--rounds many"] {
+        for line in ["--slow", "--only", "--rounds many", "--seconds 1.5"] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

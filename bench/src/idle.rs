@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::{
     report::{Idle, Outcome},
     rig::Rig,
-    rows::Rival,
+    scenario::Rival,
 };
 
 /// Opens `clients` connections and looks at the pooler's memory before and after.

@@ -1,4 +1,5 @@
-//! `tigger-bench`: direct connections, Tigger and PgBouncer against the same PostgreSQL, in turns within one run.
+//! `tigger-bench`: direct connections, Tigger (with and without the kernel path) and PgBouncer against the same
+//! PostgreSQL, in turns within one run; see `rows` for what is measured and `promise` for what must come out.
 //! It writes `results.json`, `results.md` and `throughput.svg` and says which of Tigger's promises held. A missed promise
 //! is a result, not an error: the exit status tells only whether the harness worked.
 
@@ -7,12 +8,14 @@
 mod arguments;
 mod chart;
 mod idle;
+mod kernel;
 mod machine;
 mod markdown;
 mod promise;
 mod report;
 mod rig;
 mod rows;
+mod scenario;
 mod spread;
 
 use std::{fs, process::ExitCode};
@@ -25,7 +28,8 @@ use crate::{
     machine::Machine,
     report::{Report, RowReport, Sample},
     rig::Rig,
-    rows::{Rival, Row, Workload},
+    rows::Row,
+    scenario::{Rival, Workload},
     spread::Spread,
 };
 
@@ -44,30 +48,32 @@ fn bench() -> Result<()> {
     let rows: Vec<&Row> = rows::ROWS.iter().filter(|row| arguments.rounds(row) > 0).collect();
     let fd_limit = raise_fd_limit()?;
     let machine = Machine::describe()?;
-    let rig = Rig::start()?;
-    rig.warm_up()?;
+    eprintln!("starting servers and filling caches");
+    let rig = Rig::start(&rows)?;
+    rig.warm_up(&rows)?;
 
-    let mut samples: Vec<Vec<Sample>> = rows.iter().map(|_| Vec::new()).collect();
+    let mut reports: Vec<RowReport> = rows.iter().map(|row| RowReport::new(row, rig.missing(row))).collect();
     let rounds = rows.iter().map(|row| arguments.rounds(row)).max().unwrap_or(0);
     let mut background = Vec::new();
     for round in 0..rounds {
         background.push(machine::background_percent(machine.cores)?);
-        for (row, samples) in rows.iter().zip(&mut samples).filter(|(row, _)| round < arguments.rounds(row)) {
-            eprint!("round {} of {}, {}:", round + 1, arguments.rounds(row), row.name());
+        let measured = rows.iter().zip(&mut reports).filter(|(row, _)| round < arguments.rounds(row));
+        for (row, report) in measured.filter(|(_, report)| report.skipped.is_none()) {
+            eprint!("round {} of {}, {}:", round + 1, arguments.rounds(row), report.name);
             for rival in rivals_in_turn(row, round) {
-                let outcome = match row.workload {
+                let outcome = match row.scenario.workload {
                     Workload::Idle { clients } => idle::measure(&rig, rival, clients, fd_limit)?,
-                    workload => rig.measure(rival, workload, arguments.seconds(row, rival))?,
+                    _ => rig.measure(row.scenario, rival, arguments.seconds(row, rival))?,
                 };
                 eprint!("  {} {outcome}", rival.name());
-                samples.push(Sample { round, rival, outcome });
+                report.samples.push(Sample { round, rival, outcome });
             }
             eprintln!();
         }
     }
-    let rows = rows.into_iter().zip(samples).map(|(row, samples)| RowReport::new(row, samples)).collect();
+    reports.iter_mut().for_each(RowReport::summarise);
     let background_percent = Spread::of(background);
-    finish(&Report { machine, quick: arguments.quick, background_percent, rows }, &arguments)
+    finish(&Report { machine, quick: arguments.quick, background_percent, rows: reports }, &arguments)
 }
 
 /// Each rival is first, second and last in turn, so that none always follows the same one.

@@ -1,9 +1,15 @@
-//! The result as Markdown, aligned so that it also reads well in a terminal.
+//! The result as Markdown: a section per group of rows, then what must hold.
 
+mod table;
+
+use self::table::table;
 use crate::{
-    promise::{PROMISES, Verdict},
+    promise::{PROMISES, Promise, Verdict},
     report::{Metric, Report, RowReport},
-    rows::{Rival, Workload},
+    scenario::{
+        Rival::{self, Direct, DirectUnix, PgBouncer, PgBouncerUnix, Tigger, TiggerUser},
+        Section, Workload,
+    },
     spread::Spread,
 };
 
@@ -11,7 +17,7 @@ use crate::{
 pub(crate) fn render(report: &Report) -> String {
     let machine = &report.machine;
     let mut text = format!(
-        "## Tigger benchmark{}\n\n{} cores ({}), Linux {}; {}; {}; {}. `{}`\n",
+        "## Tigger benchmark{}\n\n{} cores ({}), Linux {}; {}; {}; {}. `{}`\n\n{LEGEND}\n",
         if report.quick { " (quick)" } else { "" },
         machine.cores,
         machine.processor,
@@ -21,86 +27,114 @@ pub(crate) fn render(report: &Report) -> String {
         machine.tigger,
         machine.command
     );
-    let sections = [
-        (THROUGHPUT, table(&THROUGHPUT_HEADER, &closed(report, throughput))),
-        (CPU, table(&CPU_HEADER, &closed(report, cpu))),
-        (LATENCY, table(&LATENCY_HEADER, &per_rival(report, latency))),
-        (IDLE, table(&IDLE_HEADER, &per_rival(report, idle))),
-    ];
-    for (title, table) in sections.iter().filter(|(_, table)| !table.is_empty()) {
-        text += &format!("\n{title}\n\n{table}");
+    for columns in &SECTIONS {
+        text += &section(report, columns);
     }
     let remarks: Vec<String> = report.rows.iter().flat_map(RowReport::remarks).collect();
     if !remarks.is_empty() {
-        text += &format!("\nRemarks:\n\n{}", remarks.iter().map(|remark| format!("- {remark}\n")).collect::<String>());
+        text += &format!("\n### Remarks\n\n{}", list(&remarks));
     }
     if let Some(Spread { min, max, .. }) = report.background_percent {
         text +=
             &format!("\nOther programs kept the machine {min:.0} to {max:.0} % busy at the starts of the rounds.\n");
     }
     let warning = if report.is_disturbed() { " (of little meaning now: other programs disturbed the run)" } else { "" };
-    text + &format!("\nMust hold{warning}:\n\n") + &promises(report)
+    let promises: Vec<String> = PROMISES.iter().map(|promise| promise_line(promise, report)).collect();
+    text + &format!("\n### Must hold{warning}\n\n{}", list(&promises))
 }
 
-fn promises(report: &Report) -> String {
-    let line = |(text, verdict): (&str, Option<Verdict>)| match verdict {
-        Some(Verdict { held, figure }) => format!("- {} {text}: {figure}\n", if held { "held" } else { "MISSED" }),
-        None => format!("- not measured: {text}\n"),
+/// The columns of a section's tables of closed-loop rows, beside the row's name and the failures.
+struct Columns {
+    section: Section,
+    throughput: &'static [Column],
+    cpu: &'static [Column],
+}
+
+/// One column of figures.
+enum Column {
+    Median(Metric, Rival),
+    Ratio(Metric, Rival, Rival),
+}
+
+impl Column {
+    fn header(&self) -> String {
+        let (Self::Median(metric, _) | Self::Ratio(metric, ..)) = self;
+        let whose = match metric {
+            Metric::MachineCpuUs => "all, ",
+            Metric::PoolerCpuUs => "alone, ",
+            _ => "",
+        };
+        match self {
+            Self::Median(_, rival) => format!("{whose}{}", rival.name()),
+            Self::Ratio(_, of, to) => format!("{whose}{} / {}", of.name(), to.name()),
+        }
+    }
+
+    fn cell(&self, row: &RowReport) -> String {
+        match *self {
+            Self::Median(metric, rival) => median(row, metric, rival),
+            Self::Ratio(metric, of, to) => row
+                .ratio(metric, of, to)
+                .map_or_else(none, |Spread { median, min, max }| format!("{median:.2} ({min:.2}..{max:.2})")),
+        }
+    }
+}
+
+/// The title and all that was to be measured; nothing without rows. What was skipped is among the remarks.
+fn section(report: &Report, columns: &Columns) -> String {
+    let rows: Vec<&RowReport> = report.rows_of(columns.section).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut text = format!("\n### {}\n", columns.section.title());
+    for (title, table) in [
+        (THROUGHPUT, closed(&rows, columns.throughput, true)),
+        (CPU, closed(&rows, columns.cpu, false)),
+        (LATENCY, per_rival(&rows, &LATENCY_HEADER, latency)),
+        (IDLE, per_rival(&rows, &IDLE_HEADER, idle)),
+    ] {
+        if !table.is_empty() {
+            text += &format!("\n{title}\n\n{table}");
+        }
+    }
+    let kernel: Vec<String> =
+        rows.iter().filter_map(|row| Some(format!("{}: {}", row.name, row.kernel_share()?))).collect();
+    if kernel.is_empty() { text } else { text + &format!("\n{KERNEL}\n\n{}", list(&kernel)) }
+}
+
+fn closed(rows: &[&RowReport], columns: &[Column], failures: bool) -> String {
+    let mut header = vec!["pgbench".to_owned()];
+    header.extend(columns.iter().map(Column::header));
+    header.extend(failures.then(|| "failures".to_owned()));
+    let line = |row: &&RowReport| {
+        let mut cells = vec![label(row)];
+        cells.extend(columns.iter().map(|column| column.cell(row)));
+        let each = || row.rivals.iter().map(|&rival| row.failures(rival).to_string()).collect::<Vec<_>>();
+        cells.extend(failures.then(|| each().join(" / ")));
+        cells
     };
-    PROMISES.iter().map(|promise| line((promise.text, promise.verdict(report)))).collect()
+    let rows: Vec<Vec<String>> = rows.iter().filter(|row| row.scenario.workload.is_closed()).map(line).collect();
+    table(&header, &rows)
 }
 
-fn closed(report: &Report, cells: fn(&RowReport) -> Vec<String>) -> Vec<Vec<String>> {
-    report.rows.iter().filter(|row| matches!(row.workload, Workload::Closed { .. })).map(cells).collect()
-}
-
-fn per_rival(report: &Report, cells: fn(&RowReport, Rival) -> Option<Vec<String>>) -> Vec<Vec<String>> {
-    let rivals = |row: &'static [Rival]| row.iter().copied();
-    report.rows.iter().flat_map(|row| rivals(row.rivals).filter_map(move |rival| cells(row, rival))).collect()
-}
-
-fn throughput(row: &RowReport) -> Vec<String> {
-    let tps = |rival| median(row.spread(Metric::Tps, rival), 0);
-    let failures = row.rivals.iter().map(|&rival| row.failures(rival).to_string()).collect::<Vec<_>>().join(" / ");
-    vec![
-        row.name.clone(),
-        tps(Rival::Direct),
-        tps(Rival::Tigger),
-        tps(Rival::PgBouncer),
-        ratio(row.ratio(Metric::Tps, Rival::Tigger, Rival::Direct)),
-        ratio(row.ratio(Metric::Tps, Rival::PgBouncer, Rival::Direct)),
-        ratio(row.ratio(Metric::Tps, Rival::Tigger, Rival::PgBouncer)),
-        failures,
-    ]
-}
-
-fn cpu(row: &RowReport) -> Vec<String> {
-    let cpu = |metric, rival| median(row.spread(metric, rival), 1);
-    vec![
-        row.name.clone(),
-        cpu(Metric::MachineCpuUs, Rival::Direct),
-        cpu(Metric::MachineCpuUs, Rival::Tigger),
-        cpu(Metric::MachineCpuUs, Rival::PgBouncer),
-        ratio(row.ratio(Metric::MachineCpuUs, Rival::Tigger, Rival::PgBouncer)),
-        cpu(Metric::PoolerCpuUs, Rival::Tigger),
-        cpu(Metric::PoolerCpuUs, Rival::PgBouncer),
-        ratio(row.ratio(Metric::PoolerCpuUs, Rival::Tigger, Rival::PgBouncer)),
-    ]
+fn per_rival(rows: &[&RowReport], header: &[&str], cells: fn(&RowReport, Rival) -> Option<Vec<String>>) -> String {
+    let header: Vec<String> = header.iter().map(|&name| name.to_owned()).collect();
+    let lines = rows.iter().flat_map(|row| row.rivals.iter().filter_map(|&rival| cells(row, rival)));
+    table(&header, &lines.collect::<Vec<_>>())
 }
 
 fn latency(row: &RowReport, rival: Rival) -> Option<Vec<String>> {
-    let Workload::Rate { .. } = row.workload else { return None };
-    let figures =
-        [(Metric::Tps, 0), (Metric::P50Us, 0), (Metric::P90Us, 0), (Metric::P99Us, 0), (Metric::MachineCpuUs, 1)];
-    let cells = figures.map(|(metric, digits)| median(row.spread(metric, rival), digits));
-    let names = [row.name.clone(), rival.name().to_owned()];
+    let Workload::Rate { .. } = row.scenario.workload else { return None };
+    let figures = [Metric::Tps, Metric::P50Us, Metric::P90Us, Metric::P99Us, Metric::MachineCpuUs];
+    let cells = figures.map(|metric| median(row, metric, rival));
+    let names = [label(row), rival.name().to_owned()];
     Some(names.into_iter().chain(cells).chain([row.failures(rival).to_string()]).collect())
 }
 
 fn idle(row: &RowReport, rival: Rival) -> Option<Vec<String>> {
     let idle = row.idle(rival)?;
     Some(vec![
-        row.name.clone(),
+        label(row),
         rival.name().to_owned(),
         idle.before_kib.to_string(),
         idle.after_kib.to_string(),
@@ -110,119 +144,164 @@ fn idle(row: &RowReport, rival: Rival) -> Option<Vec<String>> {
     ])
 }
 
-fn median(spread: Option<Spread>, digits: usize) -> String {
-    spread.map_or_else(|| "-".to_owned(), |spread| format!("{:.digits$}", spread.median))
-}
-
-fn ratio(spread: Option<Spread>) -> String {
-    spread.map_or_else(|| "-".to_owned(), |Spread { median, min, max }| format!("{median:.2} ({min:.2}..{max:.2})"))
-}
-
-/// A Markdown table, columns of figures right-aligned. Without rows it is empty.
-fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    if rows.is_empty() {
-        return String::new();
+/// What tells the row from the others of its section.
+fn label(row: &RowReport) -> String {
+    match row.scenario.group.placement() {
+        None => row.scenario.workload.to_string(),
+        Some(_) => row.name.clone(),
     }
-    let header: Vec<String> = header.iter().map(|&name| name.to_owned()).collect();
-    let columns: Vec<Column> = (0..header.len()).map(|index| Column::of(index, &header, rows)).collect();
-    let line = |cells: &[String]| {
-        let cells = columns.iter().zip(cells).map(|(column, cell)| column.cell(cell));
-        format!("|{}\n", cells.collect::<String>())
+}
+
+fn median(row: &RowReport, metric: Metric, rival: Rival) -> String {
+    let digits = match metric {
+        Metric::MachineCpuUs | Metric::PoolerCpuUs => 1,
+        Metric::Tps | Metric::P50Us | Metric::P90Us | Metric::P99Us => 0,
     };
-    let rule = format!("|{}\n", columns.iter().map(Column::rule).collect::<String>());
-    line(&header) + &rule + &rows.iter().map(|row| line(row)).collect::<String>()
+    row.spread(metric, rival).map_or_else(none, |spread| format!("{:.digits$}", spread.median))
 }
 
-/// How a column of a table is set.
-struct Column {
-    width: usize,
-    figures: bool,
+fn none() -> String {
+    "-".to_owned()
 }
 
-impl Column {
-    fn of(index: usize, header: &[String], rows: &[Vec<String>]) -> Self {
-        let cells = || rows.iter().map(|row| &row[index]);
-        let width = cells().chain([&header[index]]).map(|cell| cell.chars().count()).max().unwrap_or(0);
-        Self { width, figures: !cells().any(|cell| cell.contains(char::is_alphabetic)) }
-    }
-
-    fn cell(&self, cell: &str) -> String {
-        let width = self.width;
-        if self.figures { format!(" {cell:>width$} |") } else { format!(" {cell:<width$} |") }
-    }
-
-    fn rule(&self) -> String {
-        let dashes = "-".repeat(self.width + 1);
-        if self.figures { format!("{dashes}:|") } else { format!("-{dashes}|") }
+fn promise_line(promise: &Promise, report: &Report) -> String {
+    match promise.verdict(report) {
+        Some(Verdict { held: true, figure }) => format!("held {promise}: {figure}"),
+        Some(Verdict { held: false, figure }) => format!("MISSED {promise}: {figure}"),
+        None => format!("not measured: {promise}"),
     }
 }
 
-const THROUGHPUT: &str = "Throughput in transactions per second; ratios are medians over rounds (least..greatest):";
-const THROUGHPUT_HEADER: [&str; 8] = [
-    "pgbench -S",
-    "direct",
-    "Tigger",
-    "PgBouncer",
-    "Tigger / direct",
-    "PgBouncer / direct",
-    "Tigger / PgBouncer",
-    "failures d / T / P",
+fn list(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("- {line}\n")).collect()
+}
+
+const SECTIONS: [Columns; 3] = [
+    Columns {
+        section: Section::UserPath,
+        throughput: &[
+            Column::Median(Metric::Tps, Direct),
+            Column::Median(Metric::Tps, TiggerUser),
+            Column::Median(Metric::Tps, PgBouncer),
+            Column::Ratio(Metric::Tps, TiggerUser, Direct),
+            Column::Ratio(Metric::Tps, PgBouncer, Direct),
+            Column::Ratio(Metric::Tps, TiggerUser, PgBouncer),
+        ],
+        cpu: &[
+            Column::Median(Metric::MachineCpuUs, Direct),
+            Column::Median(Metric::MachineCpuUs, TiggerUser),
+            Column::Median(Metric::MachineCpuUs, PgBouncer),
+            Column::Ratio(Metric::MachineCpuUs, TiggerUser, PgBouncer),
+            Column::Median(Metric::PoolerCpuUs, TiggerUser),
+            Column::Median(Metric::PoolerCpuUs, PgBouncer),
+            Column::Ratio(Metric::PoolerCpuUs, TiggerUser, PgBouncer),
+        ],
+    },
+    Columns {
+        section: Section::BothLocal,
+        throughput: &[
+            Column::Median(Metric::Tps, Direct),
+            Column::Median(Metric::Tps, DirectUnix),
+            Column::Median(Metric::Tps, Tigger),
+            Column::Median(Metric::Tps, TiggerUser),
+            Column::Median(Metric::Tps, PgBouncer),
+            Column::Ratio(Metric::Tps, Tigger, Direct),
+            Column::Ratio(Metric::Tps, Tigger, DirectUnix),
+            Column::Ratio(Metric::Tps, Tigger, TiggerUser),
+            Column::Ratio(Metric::Tps, Tigger, PgBouncer),
+        ],
+        cpu: &[
+            Column::Median(Metric::MachineCpuUs, Direct),
+            Column::Median(Metric::MachineCpuUs, DirectUnix),
+            Column::Median(Metric::MachineCpuUs, Tigger),
+            Column::Median(Metric::MachineCpuUs, PgBouncer),
+            Column::Ratio(Metric::MachineCpuUs, Tigger, Direct),
+            Column::Median(Metric::PoolerCpuUs, Tigger),
+            Column::Median(Metric::PoolerCpuUs, PgBouncer),
+            Column::Ratio(Metric::PoolerCpuUs, Tigger, PgBouncer),
+        ],
+    },
+    Columns {
+        section: Section::OtherHosts,
+        throughput: &[
+            Column::Median(Metric::Tps, Direct),
+            Column::Median(Metric::Tps, Tigger),
+            Column::Median(Metric::Tps, TiggerUser),
+            Column::Median(Metric::Tps, PgBouncer),
+            Column::Median(Metric::Tps, PgBouncerUnix),
+            Column::Ratio(Metric::Tps, Tigger, PgBouncer),
+            Column::Ratio(Metric::Tps, Tigger, PgBouncerUnix),
+            Column::Ratio(Metric::Tps, TiggerUser, PgBouncer),
+        ],
+        cpu: &[
+            Column::Median(Metric::MachineCpuUs, Direct),
+            Column::Median(Metric::MachineCpuUs, Tigger),
+            Column::Median(Metric::MachineCpuUs, PgBouncer),
+            Column::Ratio(Metric::MachineCpuUs, Tigger, PgBouncer),
+            Column::Median(Metric::PoolerCpuUs, Tigger),
+            Column::Median(Metric::PoolerCpuUs, PgBouncer),
+            Column::Ratio(Metric::PoolerCpuUs, Tigger, PgBouncer),
+        ],
+    },
 ];
+const LEGEND: &str = "Tigger is with `kernel_path = auto`, Tigger (user) with `kernel_path = off`; direct (Unix) and PgBouncer (Unix) connect \
+     to PostgreSQL over its Unix socket, all others over TCP. Ratios are medians over rounds (least..greatest).";
+const THROUGHPUT: &str = "Throughput in transactions per second; failures in the order of the rivals:";
 const CPU: &str = "CPU time in µs per transaction, connecting included: of the whole machine (pgbench and PostgreSQL, too), of the pooler alone:";
-const CPU_HEADER: [&str; 8] = [
-    "pgbench -S",
-    "all, direct",
-    "all, Tigger",
-    "all, PgBouncer",
-    "Tigger / PgBouncer",
-    "Tigger alone",
-    "PgBouncer alone",
-    "Tigger / PgBouncer",
-];
 const LATENCY: &str = "Latency in µs at a fixed rate, from when each transaction was due:";
-const LATENCY_HEADER: [&str; 8] = ["pgbench -S -R", "rival", "tps", "p50", "p90", "p99", "CPU µs per tx", "failures"];
+const LATENCY_HEADER: [&str; 8] = ["pgbench -R", "rival", "tps", "p50", "p90", "p99", "CPU µs per tx", "failures"];
 const IDLE: &str = "Resident memory of a pooler with idle clients, in KiB:";
 const IDLE_HEADER: [&str; 7] = ["clients", "rival", "before", "after", "per client", "then queried", "failures"];
+const KERNEL: &str = "What the kernel carried for Tigger, by its `SHOW KERNEL_PATH`:";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        machine::Machine,
-        report::tests::{idle_report, row_report},
-        rows::ROWS,
-    };
+    use crate::{report::tests, rows::ROWS};
 
-    #[test]
-    fn the_report_has_every_section() {
-        let rounds = [[1000.0, 900.0, 600.0], [1000.0, 800.0, 500.0], [1000.0, 850.0, 550.0]];
-        let mut rows: Vec<RowReport> = ROWS[..11].iter().map(|row| row_report(row, &rounds)).collect();
-        rows.push(idle_report(30_000, 0));
-        let text = render(&Report {
-            machine: Machine::default(),
-            quick: true,
-            background_percent: Spread::of([1.0, 30.0]),
-            rows,
-        });
-        for expected in [
-            "| simple, 32 clients     |   1000 |    850 |       550 | 0.85 (0.80..0.90) |",
-            "| simple at 2000/s, 32 clients | PgBouncer |",
-            "|  200 | 300 |",
-            "| 10000 idle clients | Tigger    |",
-            "Other programs kept the machine 1 to 30 % busy",
-            "Must hold (of little meaning now",
-            "- held 32 clients, extended: throughput at least PgBouncer's: 1.545 times PgBouncer's (1.50 to 1.60)",
-        ] {
-            let squeezed = |text: &str| text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
-            assert!(squeezed(&text).contains(&squeezed(expected)), "{expected} not in\n{text}");
+    fn rate(rival: Rival) -> f64 {
+        match rival {
+            Direct | DirectUnix => 1000.0,
+            Tigger => 2000.0,
+            TiggerUser => 850.0,
+            PgBouncer | PgBouncerUnix => 500.0,
         }
-        assert!(!text.contains("Remarks") && !text.contains("MISSED"), "{text}");
+    }
+
+    #[track_caller]
+    fn contains(text: &str, expected: &str) {
+        let squeezed = |text: &str| text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(squeezed(text).contains(&squeezed(expected)), "{expected} not in\n{text}");
     }
 
     #[test]
-    fn columns_are_aligned() {
-        let rows = [vec!["long name".to_owned(), "1".to_owned()], vec!["µ".to_owned(), "22222".to_owned()]];
-        let expected = "| name      |     n |\n|-----------|------:|\n| long name |     1 |\n| µ         | 22222 |\n";
-        assert_eq!(table(&["name", "n"], &rows), expected);
+    fn the_report_has_every_section() {
+        let mut report = tests::report(rate, 30_000, 0);
+        report.background_percent = Spread::of([1.0, 30.0]);
+        let text = render(&report);
+        for expected in [
+            "| simple, 32 clients | 1000 | 850 | 500 | 0.85 (0.85..0.85) | 0.50 (0.50..0.50) | 1.70 (1.70..1.70) | 0 / 0 / 0 |",
+            "| simple at 2000/s, 32 clients | PgBouncer | 500 | 100 | 200 | 300 |",
+            "| 10000 idle clients | Tigger (user) | 4096 | 30000 |",
+            "| read-write, 32 clients | 1000 | 1000 | 2000 | 850 | 500 | 2.00 (2.00..2.00) |",
+            "| stand-alone: simple, 32 clients | 1000 | 2000 | 850 | 500 | - |",
+            "- both local: simple, 32 clients: n/a",
+            "Other programs kept the machine 1 to 30 % busy",
+            "Must hold (of little meaning now",
+            "- held user path: extended, 32 clients: Tigger (user), throughput at least 1.00 times PgBouncer: 1.700 times",
+        ] {
+            contains(&text, expected);
+        }
+        assert!(!text.contains("Remarks") && !text.contains("not measured"), "{text}");
+    }
+
+    #[test]
+    fn what_was_not_chosen_has_no_section_and_what_was_skipped_a_remark() {
+        let mut report = tests::report(rate, 0, 0);
+        report.rows = vec![RowReport::new(&ROWS[17], Some("no root".to_owned()))];
+        let text = render(&report);
+        assert!(!text.contains("### User path") && !text.contains("### Other hosts"), "{text}");
+        contains(&text, "- beside PostgreSQL: simple, 32 clients: skipped, no root");
+        contains(&text, "- not measured: beside PostgreSQL: simple, 32 clients: Tigger, throughput at least 1.05");
     }
 }

@@ -1,17 +1,41 @@
 //! What must hold for Tigger to be worth choosing, each with the figure that decides it.
 
-use tigger_testkit::QueryMode;
+use std::fmt;
 
 use crate::{
     report::{Metric, Report, RowReport},
-    rows::{Rival, Workload},
+    scenario::{
+        Group,
+        Placement::{BesideApplication, BesidePostgres, StandAlone},
+        Rival::{self, Direct, DirectUnix, PgBouncer, PgBouncerUnix, Tigger, TiggerUser},
+        Scenario, Transaction, Workload,
+    },
     spread::Spread,
 };
 
 /// One promise. New ones are new entries of [`PROMISES`].
 pub(crate) struct Promise {
-    pub(crate) text: &'static str,
-    verdict: fn(&Report) -> Option<Verdict>,
+    scenario: Scenario,
+    rival: Rival,
+    demand: Demand,
+}
+
+/// What is demanded of the rival.
+#[derive(Clone, Copy)]
+enum Demand {
+    /// Its figure divided by the other's, as the median over the rounds.
+    Ratio(Metric, Rival, Limit),
+    NoFailure,
+    /// With all clients idle.
+    Memory {
+        mib_max: u64,
+    },
+}
+
+#[derive(Clone, Copy)]
+enum Limit {
+    AtLeast(f64),
+    AtMost(f64),
 }
 
 /// Whether a promise held, and the figure that tells.
@@ -24,98 +48,170 @@ pub(crate) struct Verdict {
 impl Promise {
     /// `None` if what decides it was not measured.
     pub(crate) fn verdict(&self, report: &Report) -> Option<Verdict> {
-        (self.verdict)(report)
+        let row = report.rows.iter().find(|row| row.scenario == self.scenario)?;
+        match self.demand {
+            Demand::Ratio(metric, to, limit) => {
+                let Spread { median, min, max } = row.ratio(metric, self.rival, to)?;
+                Some(Verdict {
+                    held: limit.allows(median),
+                    figure: format!("{median:.3} times ({min:.2} to {max:.2})"),
+                })
+            }
+            Demand::NoFailure => no_failure(row, self.rival),
+            Demand::Memory { mib_max } => memory(row, self.rival, mib_max),
+        }
     }
 }
 
-/// All promises, in the order of the report.
-pub(crate) const PROMISES: [Promise; 7] = [
-    Promise {
-        text: "32 clients, simple: throughput at least PgBouncer's",
-        verdict: |report| throughput(closed(report, QueryMode::Simple, 32)?),
-    },
-    Promise {
-        text: "32 clients, extended: throughput at least PgBouncer's",
-        verdict: |report| throughput(closed(report, QueryMode::Extended, 32)?),
-    },
-    Promise {
-        text: "32 clients, simple: CPU of the machine per transaction at most PgBouncer's",
-        verdict: |report| machine_cpu(closed(report, QueryMode::Simple, 32)?),
-    },
-    Promise {
-        text: "32 clients, extended: CPU of the machine per transaction at most PgBouncer's",
-        verdict: |report| machine_cpu(closed(report, QueryMode::Extended, 32)?),
-    },
-    Promise {
-        text: "1000 clients, simple: no failure",
-        verdict: |report| no_failure(closed(report, QueryMode::Simple, 1000)?),
-    },
-    Promise {
-        text: "1000 clients, simple: throughput at least PgBouncer's",
-        verdict: |report| throughput(closed(report, QueryMode::Simple, 1000)?),
-    },
-    Promise { text: "10,000 idle clients: at most 40 MiB resident, and all work", verdict: idle_memory },
-];
-
-fn closed(report: &Report, mode: QueryMode, clients: u32) -> Option<&RowReport> {
-    report.rows.iter().find(|row| row.workload == Workload::Closed { mode, clients })
+impl fmt::Display for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}, ", self.scenario.name(), self.rival.name())?;
+        match self.demand {
+            Demand::Ratio(metric, to, limit) => write!(f, "{} {limit} times {}", metric.name(), to.name()),
+            Demand::NoFailure => write!(f, "no failure"),
+            Demand::Memory { mib_max } => write!(f, "at most {mib_max} MiB resident, and all work"),
+        }
+    }
 }
 
-fn throughput(row: &RowReport) -> Option<Verdict> {
-    let ratio = row.ratio(Metric::Tps, Rival::Tigger, Rival::PgBouncer)?;
-    Some(verdict(ratio.median >= 1.0, ratio))
+impl Limit {
+    fn allows(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(limit) => value >= limit,
+            Self::AtMost(limit) => value <= limit,
+        }
+    }
 }
 
-fn machine_cpu(row: &RowReport) -> Option<Verdict> {
-    let ratio = row.ratio(Metric::MachineCpuUs, Rival::Tigger, Rival::PgBouncer)?;
-    Some(verdict(ratio.median <= 1.0, ratio))
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(limit) => write!(f, "at least {limit:.2}"),
+            Self::AtMost(limit) => write!(f, "at most {limit:.2}"),
+        }
+    }
 }
 
-fn verdict(held: bool, Spread { median, min, max }: Spread) -> Verdict {
-    Verdict { held, figure: format!("{median:.3} times PgBouncer's ({min:.2} to {max:.2})") }
+fn no_failure(row: &RowReport, rival: Rival) -> Option<Verdict> {
+    let measured = row.samples.iter().any(|sample| sample.rival == rival);
+    let failures = row.failures(rival);
+    measured.then(|| Verdict { held: failures == 0, figure: format!("{failures} failures") })
 }
 
-fn no_failure(row: &RowReport) -> Option<Verdict> {
-    let failures = row.failures(Rival::Tigger);
-    Some(Verdict { held: failures == 0, figure: format!("{failures} failures") })
-}
-
-fn idle_memory(report: &Report) -> Option<Verdict> {
-    let idle = report.rows.iter().find_map(|row| row.idle(Rival::Tigger))?;
-    let held = idle.after_kib <= IDLE_KIB_MAX && idle.failures == 0;
+fn memory(row: &RowReport, rival: Rival, mib_max: u64) -> Option<Verdict> {
+    let idle = row.idle(rival)?;
+    let held = idle.after_kib <= mib_max * 1024 && idle.failures == 0;
     let (mib, each) = (idle.after_kib as f64 / 1024.0, idle.kib_per_client());
     Some(Verdict { held, figure: format!("{mib:.1} MiB, {each:.1} KiB a client, {} failures", idle.failures) })
 }
 
-const IDLE_KIB_MAX: u64 = 40 * 1024;
+const fn user(transaction: Transaction, clients: u32, demand: Demand) -> Promise {
+    let workload = Workload::Closed { transaction, clients };
+    Promise { scenario: Scenario { group: Group::UserPath, workload }, rival: TiggerUser, demand }
+}
+
+const fn local(transaction: Transaction, clients: u32, demand: Demand) -> Promise {
+    let workload = Workload::Closed { transaction, clients };
+    Promise { scenario: Scenario { group: Group::BothLocal, workload }, rival: Tigger, demand }
+}
+
+const fn other(group: Group, rival: Rival, demand: Demand) -> Promise {
+    let workload = Workload::Closed { transaction: Transaction::Simple, clients: 32 };
+    Promise { scenario: Scenario { group, workload }, rival, demand }
+}
+
+const fn throughput(times: f64, of: Rival) -> Demand {
+    Demand::Ratio(Metric::Tps, of, Limit::AtLeast(times))
+}
+
+const fn machine_cpu(times: f64, of: Rival) -> Demand {
+    Demand::Ratio(Metric::MachineCpuUs, of, Limit::AtMost(times))
+}
+
+const fn process_cpu(times: f64, of: Rival) -> Demand {
+    Demand::Ratio(Metric::PoolerCpuUs, of, Limit::AtMost(times))
+}
+
+const BESIDE_POSTGRES: Group = Group::OtherHosts(BesidePostgres);
+const BESIDE_APPLICATION: Group = Group::OtherHosts(BesideApplication);
+
+/// All promises, in the order of the report.
+pub(crate) const PROMISES: [Promise; 21] = [
+    user(Transaction::Simple, 32, throughput(1.0, PgBouncer)),
+    user(Transaction::Extended, 32, throughput(1.0, PgBouncer)),
+    user(Transaction::Simple, 32, machine_cpu(1.0, PgBouncer)),
+    user(Transaction::Extended, 32, machine_cpu(1.0, PgBouncer)),
+    user(Transaction::Simple, 1000, Demand::NoFailure),
+    user(Transaction::Simple, 1000, throughput(1.0, PgBouncer)),
+    Promise {
+        scenario: Scenario { group: Group::UserPath, workload: Workload::Idle { clients: 10_000 } },
+        rival: TiggerUser,
+        demand: Demand::Memory { mib_max: 40 },
+    },
+    local(Transaction::Simple, 16, throughput(1.0, DirectUnix)),
+    local(Transaction::Simple, 32, throughput(1.25, Direct)),
+    local(Transaction::Simple, 32, throughput(1.45, PgBouncer)),
+    local(Transaction::Simple, 100, throughput(1.6, Direct)),
+    local(Transaction::Extended, 32, throughput(1.2, Direct)),
+    local(Transaction::ReadWrite, 32, throughput(1.05, Direct)),
+    local(Transaction::Simple, 32, machine_cpu(0.8, Direct)),
+    local(Transaction::Simple, 32, process_cpu(0.05, PgBouncer)),
+    other(BESIDE_POSTGRES, Tigger, throughput(1.05, PgBouncer)),
+    other(BESIDE_POSTGRES, Tigger, throughput(1.05, PgBouncerUnix)),
+    other(BESIDE_POSTGRES, Tigger, process_cpu(0.6, PgBouncer)),
+    other(BESIDE_APPLICATION, Tigger, throughput(1.05, PgBouncer)),
+    other(BESIDE_APPLICATION, Tigger, process_cpu(0.6, PgBouncer)),
+    other(Group::OtherHosts(StandAlone), TiggerUser, throughput(1.0, PgBouncer)),
+];
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        machine::Machine,
-        report::tests::{idle_report, row_report},
+        report::tests::{report, row_report},
         rows::ROWS,
     };
 
-    fn held(rates: [f64; 3], idle_kib: u64, idle_failures: u64) -> Vec<Option<bool>> {
-        let mut rows: Vec<_> = ROWS[..11].iter().map(|row| row_report(row, &[rates])).collect();
-        rows.push(idle_report(idle_kib, idle_failures));
-        let report = Report { machine: Machine::default(), quick: false, background_percent: None, rows };
-        PROMISES.iter().map(|promise| promise.verdict(&report).map(|verdict| verdict.held)).collect()
+    /// Numbers of the promises that were missed.
+    fn missed(tps: fn(Rival) -> f64, idle_kib: u64, failures: u64) -> Vec<usize> {
+        let report = report(tps, idle_kib, failures);
+        let held = |promise: &Promise| promise.verdict(&report).expect("all is measured").held;
+        (0..PROMISES.len()).filter(|&number| !held(&PROMISES[number])).collect()
     }
 
     #[test]
     fn promises_hold_or_are_missed_by_their_figure() {
-        let (yes, no) = (Some(true), Some(false));
-        assert_eq!(held([100.0, 80.0, 80.0], 40_960, 0), [yes, yes, yes, yes, yes, yes, yes]);
-        assert_eq!(held([100.0, 79.0, 80.0], 40_961, 0), [no, no, no, no, yes, no, no]);
-        assert_eq!(held([100.0, 80.0, 80.0], 40_960, 1).last(), Some(&no));
+        let even = |rival| if matches!(rival, Direct | DirectUnix) { 100.0 } else { 80.0 };
+        let fast = |rival| if rival == Tigger { 2000.0 } else { 80.0 };
+        let slow = |rival| if matches!(rival, Tigger | TiggerUser) { 79.0 } else { 80.0 };
+        assert_eq!(missed(fast, 40_960, 0), [0; 0]);
+        assert_eq!(missed(fast, 40_961, 0), [6]);
+        assert_eq!(missed(fast, 40_960, 1), [6]);
+        assert_eq!(missed(even, 40_960, 0), (7..20).collect::<Vec<_>>());
+        assert_eq!(missed(slow, 40_960, 0), (0..21).filter(|number| ![4, 6].contains(number)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_promise_says_what_it_demands() {
+        for (number, expected) in [
+            (0, "user path: simple, 32 clients: Tigger (user), throughput at least 1.00 times PgBouncer"),
+            (4, "user path: simple, 1000 clients: Tigger (user), no failure"),
+            (6, "user path: 10000 idle clients: Tigger (user), at most 40 MiB resident, and all work"),
+            (14, "both local: simple, 32 clients: Tigger, CPU time of the pooler at most 0.05 times PgBouncer"),
+        ] {
+            assert_eq!(PROMISES[number].to_string(), expected);
+        }
+        let report = report(|_| 100.0, 0, 0);
+        let verdict = PROMISES[0].verdict(&report).unwrap();
+        assert_eq!(verdict, Verdict { held: true, figure: "1.000 times (1.00 to 1.00)".to_owned() });
     }
 
     #[test]
     fn what_was_not_measured_has_no_verdict() {
-        let report = Report { machine: Machine::default(), quick: true, background_percent: None, rows: Vec::new() };
+        let mut report = report(|_| 100.0, 0, 0);
+        report.rows = ROWS.iter().map(|row| row_report(row, &[])).collect();
+        assert!(PROMISES.iter().all(|promise| promise.verdict(&report).is_none()));
+        report.rows.clear();
         assert!(PROMISES.iter().all(|promise| promise.verdict(&report).is_none()));
     }
 }

@@ -6,8 +6,10 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::{
+    kernel::KernelShare,
     machine::Machine,
-    rows::{Rival, Row, Workload},
+    rows::Row,
+    scenario::{Rival, Scenario, Section},
     spread::Spread,
 };
 
@@ -25,19 +27,25 @@ pub(crate) struct Report {
 #[derive(Debug, Serialize)]
 pub(crate) struct RowReport {
     pub(crate) name: String,
-    #[serde(skip)]
-    pub(crate) workload: Workload,
+    pub(crate) scenario: Scenario,
     #[serde(skip)]
     pub(crate) rivals: &'static [Rival],
-    /// The ratios that matter, for readers of the JSON.
+    /// Why nothing was measured.
+    pub(crate) skipped: Option<String>,
+    /// The ratios, for readers of the JSON.
     summary: Vec<Ratio>,
-    samples: Vec<Sample>,
+    pub(crate) samples: Vec<Sample>,
 }
 
 impl Report {
     /// Whether other programs took so much of the machine that the figures say little.
     pub(crate) fn is_disturbed(&self) -> bool {
         self.background_percent.is_some_and(|percent| percent.max > BACKGROUND_PERCENT_MAX)
+    }
+
+    /// Rows of a section that were not skipped.
+    pub(crate) fn rows_of(&self, section: Section) -> impl Iterator<Item = &RowReport> {
+        self.rows.iter().filter(move |row| row.scenario.group.section() == section && row.skipped.is_none())
     }
 }
 
@@ -72,6 +80,8 @@ pub(crate) struct Throughput {
     pub(crate) machine_cpu_us: f64,
     /// CPU time of the pooler alone per transaction.
     pub(crate) pooler_cpu_us: Option<f64>,
+    /// What the kernel path carried, where Tigger tells.
+    pub(crate) kernel: Option<KernelShare>,
 }
 
 /// Percentiles over all transactions of one measurement.
@@ -96,7 +106,7 @@ pub(crate) struct Idle {
     pub(crate) error: Option<String>,
 }
 
-/// A figure of a measurement with pgbench.
+/// A figure of a measurement with pgbench. CPU time is per transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) enum Metric {
     Tps,
@@ -117,14 +127,23 @@ struct Ratio {
 }
 
 impl RowReport {
-    pub(crate) fn new(row: &Row, samples: Vec<Sample>) -> Self {
-        let (workload, rivals) = (row.workload, row.rivals);
-        let mut report = Self { name: row.name(), workload, rivals, summary: Vec::new(), samples };
-        let ratio = |&(metric, of, to): &(Metric, Rival, Rival)| {
-            report.ratio(metric, of, to).map(|spread| Ratio { metric, of, to, spread })
-        };
-        report.summary = SUMMARY.iter().filter_map(ratio).collect();
-        report
+    /// Without samples yet.
+    pub(crate) fn new(row: &Row, skipped: Option<String>) -> Self {
+        let (scenario, rivals) = (row.scenario, row.rivals);
+        Self { name: scenario.name(), scenario, rivals, skipped, summary: Vec::new(), samples: Vec::new() }
+    }
+
+    /// Compares every pooler with every other rival, when all samples are there.
+    pub(crate) fn summarise(&mut self) {
+        let mut summary = Vec::new();
+        for metric in SUMMARY {
+            for of in self.rivals.iter().copied().filter(|rival| rival.is_pooler()) {
+                for to in self.rivals.iter().copied().filter(|&rival| rival != of) {
+                    summary.extend(self.ratio(metric, of, to).map(|spread| Ratio { metric, of, to, spread }));
+                }
+            }
+        }
+        self.summary = summary;
     }
 
     /// A rival's figure over the rounds.
@@ -155,9 +174,20 @@ impl RowReport {
         })
     }
 
+    /// What the kernel path carried of what clients of Tigger sent, in words; `None` without such a rival.
+    pub(crate) fn kernel_share(&self) -> Option<String> {
+        let shares = self.samples.iter().filter_map(|sample| match &sample.outcome {
+            Outcome::Throughput(throughput) => throughput.kernel,
+            _ => None,
+        });
+        let told = self.rivals.contains(&Rival::Tigger) && self.skipped.is_none();
+        told.then(|| KernelShare::describe(&shares.collect::<Vec<_>>()))
+    }
+
     /// Why measurements were left out or gave no figures.
     pub(crate) fn remarks(&self) -> impl Iterator<Item = String> {
-        self.samples.iter().filter_map(|Sample { round, rival, outcome }| match outcome {
+        let skipped = self.skipped.iter().map(|why| format!("{}: skipped, {why}", self.name));
+        skipped.chain(self.samples.iter().filter_map(|Sample { round, rival, outcome }| match outcome {
             Outcome::Skipped { why } => Some(format!("{}, {}: skipped, {why}", self.name, rival.name())),
             Outcome::Failed { why, .. } => Some(format!("{}, {}, round {}: {why}", self.name, rival.name(), round + 1)),
             Outcome::Throughput(Throughput { failures: 0, .. }) | Outcome::Idle(Idle { error: None, .. }) => None,
@@ -165,11 +195,23 @@ impl RowReport {
                 Some(format!("{}, {}: {}", self.name, rival.name(), errors.join("; ")))
             }
             Outcome::Idle(Idle { error: Some(error), .. }) => Some(format!("{}, {}: {error}", self.name, rival.name())),
-        })
+        }))
     }
 }
 
 impl Metric {
+    /// In words, as far as promises are about it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tps => "throughput",
+            Self::MachineCpuUs => "CPU time of the machine",
+            Self::PoolerCpuUs => "CPU time of the pooler",
+            Self::P50Us => "median latency",
+            Self::P90Us => "latency of the slowest 10 %",
+            Self::P99Us => "latency of the slowest 1 %",
+        }
+    }
+
     fn of(self, sample: &Sample) -> Option<f64> {
         let Outcome::Throughput(throughput) = &sample.outcome else { return None };
         let latency = throughput.latency_us.as_ref();
@@ -216,60 +258,77 @@ impl fmt::Display for Outcome {
 
 /// Two runs of the same program differ by this much on a quiet machine anyway.
 const BACKGROUND_PERCENT_MAX: f64 = 5.0;
-const SUMMARY: [(Metric, Rival, Rival); 6] = [
-    (Metric::Tps, Rival::Tigger, Rival::Direct),
-    (Metric::Tps, Rival::Tigger, Rival::PgBouncer),
-    (Metric::Tps, Rival::PgBouncer, Rival::Direct),
-    (Metric::MachineCpuUs, Rival::Tigger, Rival::PgBouncer),
-    (Metric::PoolerCpuUs, Rival::Tigger, Rival::PgBouncer),
-    (Metric::P99Us, Rival::Tigger, Rival::PgBouncer),
-];
+const SUMMARY: [Metric; 4] = [Metric::Tps, Metric::MachineCpuUs, Metric::PoolerCpuUs, Metric::P99Us];
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::rows::ROWS;
+    use crate::{rows::ROWS, scenario::Workload};
 
-    /// A report of a row with the given rates per round, and as much CPU as there is in a second for them.
-    pub(crate) fn row_report(row: &Row, rounds: &[[f64; 3]]) -> RowReport {
-        let rivals = [Rival::Direct, Rival::Tigger, Rival::PgBouncer];
-        let samples = rounds.iter().zip(0..).flat_map(|(rates, round)| {
-            rates.iter().zip(rivals).map(move |(&tps, rival)| {
-                let pooler_cpu_us = (rival != Rival::Direct).then_some(1e5 / tps);
+    /// A report of a row with the given rates of its rivals per round, and as much CPU as there is in a second for them.
+    pub(crate) fn row_report(row: &Row, rounds: &[&[f64]]) -> RowReport {
+        let mut report = RowReport::new(row, None);
+        for (rates, round) in rounds.iter().zip(0..) {
+            for (&tps, &rival) in rates.iter().zip(row.rivals) {
+                let pooler_cpu_us = rival.is_pooler().then_some(1e5 / tps);
                 let latency_us = Some(LatencyUs { p50: 100, p90: 200, p99: 300 });
                 let outcome =
                     Throughput { tps, machine_cpu_us: 1e6 / tps, pooler_cpu_us, latency_us, ..Throughput::default() };
-                Sample { round, rival, outcome: Outcome::Throughput(outcome) }
-            })
-        });
-        RowReport::new(row, samples.collect())
+                report.samples.push(Sample { round, rival, outcome: Outcome::Throughput(outcome) });
+            }
+        }
+        report
     }
 
-    pub(crate) fn idle_report(after_kib: u64, failures: u64) -> RowReport {
+    pub(crate) fn idle_report(row: &Row, after_kib: u64, failures: u64) -> RowReport {
         let idle =
             |after_kib| Idle { clients: 10_000, before_kib: 4096, after_kib, queries: 100, failures, error: None };
         let sample = |rival, after_kib| Sample { round: 0, rival, outcome: Outcome::Idle(idle(after_kib)) };
-        RowReport::new(&ROWS[11], vec![sample(Rival::Tigger, after_kib), sample(Rival::PgBouncer, 20_480)])
+        let mut report = RowReport::new(row, None);
+        report.samples = vec![sample(Rival::TiggerUser, after_kib), sample(Rival::PgBouncer, 20_480)];
+        report
+    }
+
+    /// All rows, with one round in which each rival has the rate that `tps` says.
+    pub(crate) fn report(tps: fn(Rival) -> f64, idle_kib: u64, failures: u64) -> Report {
+        let rows = ROWS.iter().map(|row| match row.scenario.workload {
+            Workload::Idle { .. } => idle_report(row, idle_kib, failures),
+            _ => row_report(row, &[&row.rivals.iter().map(|&rival| tps(rival)).collect::<Vec<_>>()]),
+        });
+        Report { machine: Machine::default(), quick: false, background_percent: None, rows: rows.collect() }
     }
 
     #[test]
     fn ratios_are_taken_within_rounds() {
         // The machine gets ten times slower, the ratio stays.
-        let report = row_report(&ROWS[0], &[[1000.0, 900.0, 600.0], [100.0, 80.0, 40.0], [100.0, 70.0, 35.0]]);
-        let ratio = report.ratio(Metric::Tps, Rival::Tigger, Rival::Direct);
+        let mut report = row_report(&ROWS[0], &[&[1000.0, 900.0, 600.0], &[100.0, 80.0, 40.0], &[100.0, 70.0, 35.0]]);
+        let ratio = report.ratio(Metric::Tps, Rival::TiggerUser, Rival::Direct);
         assert_eq!(ratio, Some(Spread { median: 0.8, min: 0.7, max: 0.9 }));
-        let cpu = report.ratio(Metric::MachineCpuUs, Rival::Tigger, Rival::PgBouncer).unwrap();
+        let cpu = report.ratio(Metric::MachineCpuUs, Rival::TiggerUser, Rival::PgBouncer).unwrap();
         assert!((cpu.median - 0.5).abs() < 1e-9, "{cpu:?}");
-        assert_eq!(report.ratio(Metric::PoolerCpuUs, Rival::Tigger, Rival::Direct), None);
+        assert_eq!(report.ratio(Metric::PoolerCpuUs, Rival::TiggerUser, Rival::Direct), None);
         assert_eq!(report.spread(Metric::Tps, Rival::PgBouncer), Some(Spread { median: 40.0, min: 35.0, max: 600.0 }));
+        report.summarise();
+        // Of each pooler to two others, and of the poolers to each other for their own CPU time.
+        assert_eq!(report.summary.len(), 4 + 4 + 2 + 4);
     }
 
     #[test]
     fn failed_rounds_count_as_failures_and_give_no_figures() {
         let failed = Outcome::Failed { failures: 1000, why: "no report".to_owned() };
-        let report = RowReport::new(&ROWS[0], vec![Sample { round: 0, rival: Rival::Tigger, outcome: failed }]);
-        assert_eq!(report.failures(Rival::Tigger), 1000);
-        assert_eq!(report.spread(Metric::Tps, Rival::Tigger), None);
-        assert_eq!(report.remarks().collect::<Vec<_>>(), ["simple, 1 client, Tigger, round 1: no report"]);
+        let mut report = RowReport::new(&ROWS[0], None);
+        report.samples.push(Sample { round: 0, rival: Rival::TiggerUser, outcome: failed });
+        assert_eq!(report.failures(Rival::TiggerUser), 1000);
+        assert_eq!(report.spread(Metric::Tps, Rival::TiggerUser), None);
+        let remarks: Vec<String> = report.remarks().collect();
+        assert_eq!(remarks, ["user path: simple, 1 client, Tigger (user), round 1: no report"]);
+    }
+
+    #[test]
+    fn a_row_that_is_skipped_says_why() {
+        let report = RowReport::new(&ROWS[17], Some("no root".to_owned()));
+        let remarks: Vec<String> = report.remarks().collect();
+        assert_eq!(remarks, ["beside PostgreSQL: simple, 32 clients: skipped, no root"]);
+        assert_eq!(report.kernel_share(), None);
     }
 }

@@ -1,44 +1,11 @@
 //! What is measured: one row of the result per entry of [`ROWS`]. New comparisons are new entries.
 
-use serde::Serialize;
-use tigger_testkit::QueryMode;
-
-/// Who is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(crate) enum Rival {
-    /// Clients connect to PostgreSQL.
-    Direct,
-    /// Clients connect to Tigger.
-    Tigger,
-    /// Clients connect to PgBouncer.
-    PgBouncer,
-}
-
-impl Rival {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Direct => "direct",
-            Self::Tigger => "Tigger",
-            Self::PgBouncer => "PgBouncer",
-        }
-    }
-}
-
-/// What the clients do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Workload {
-    /// Each client sends its next transaction when the last is answered.
-    Closed { mode: QueryMode, clients: u32 },
-    /// All clients together send so many transactions per second, whether or not the answers come in time.
-    Rate { mode: QueryMode, clients: u32, tps: u32 },
-    /// Clients log in and stay idle.
-    Idle { clients: u32 },
-}
+use crate::scenario::{Group, Placement, Rival, Scenario, Transaction, Workload};
 
 /// One row of the result.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
-    pub(crate) workload: Workload,
+    pub(crate) scenario: Scenario,
     pub(crate) rivals: &'static [Rival],
     /// Length of one measurement.
     pub(crate) seconds: u32,
@@ -51,57 +18,80 @@ pub(crate) struct Row {
     pub(crate) quick_rounds: u32,
 }
 
-impl Row {
-    pub(crate) fn name(&self) -> String {
-        match self.workload {
-            Workload::Closed { mode, clients: 1 } => format!("{}, 1 client", mode.name()),
-            Workload::Closed { mode, clients } => format!("{}, {clients} clients", mode.name()),
-            Workload::Rate { mode, clients, tps } => format!("{} at {tps}/s, {clients} clients", mode.name()),
-            Workload::Idle { clients } => format!("{clients} idle clients"),
-        }
-    }
-}
-
-const fn closed(mode: QueryMode, clients: u32, quick_rounds: u32) -> Row {
-    let workload = Workload::Closed { mode, clients };
+const fn closed(
+    group: Group,
+    transaction: Transaction,
+    clients: u32,
+    quick_rounds: u32,
+    rivals: &'static [Rival],
+) -> Row {
+    let scenario = Scenario { group, workload: Workload::Closed { transaction, clients } };
     let (quick_seconds, direct_connect_seconds) = if clients < 1000 { (2, 0) } else { (3, 5) };
-    Row { workload, rivals: &ALL, seconds: 4, quick_seconds, direct_connect_seconds, rounds: 5, quick_rounds }
+    Row { scenario, rivals, seconds: 4, quick_seconds, direct_connect_seconds, rounds: 5, quick_rounds }
 }
 
-const ALL: [Rival; 3] = [Rival::Direct, Rival::Tigger, Rival::PgBouncer];
-const POOLERS: [Rival; 2] = [Rival::Tigger, Rival::PgBouncer];
+const fn user(transaction: Transaction, clients: u32, quick_rounds: u32) -> Row {
+    closed(Group::UserPath, transaction, clients, quick_rounds, &USER_PATH)
+}
+
+const fn local(transaction: Transaction, clients: u32, quick_rounds: u32) -> Row {
+    closed(Group::BothLocal, transaction, clients, quick_rounds, &BOTH_LOCAL)
+}
+
+const fn other(placement: Placement, rivals: &'static [Rival]) -> Row {
+    closed(Group::OtherHosts(placement), Transaction::Simple, 32, 0, rivals)
+}
+
+/// The user path is compared with what does the same work, whatever the kernel path can do on the machine.
+const USER_PATH: [Rival; 3] = [Rival::Direct, Rival::TiggerUser, Rival::PgBouncer];
+const IDLE: [Rival; 2] = [Rival::TiggerUser, Rival::PgBouncer];
+const BOTH_LOCAL: [Rival; 5] = [Rival::Direct, Rival::DirectUnix, Rival::Tigger, Rival::TiggerUser, Rival::PgBouncer];
+const OTHER_HOSTS: [Rival; 4] = [Rival::Direct, Rival::Tigger, Rival::TiggerUser, Rival::PgBouncer];
+const BESIDE_POSTGRES: [Rival; 5] =
+    [Rival::Direct, Rival::Tigger, Rival::TiggerUser, Rival::PgBouncer, Rival::PgBouncerUnix];
 
 /// The plan of `make bench`; `make bench QUICK=1` takes what has quick rounds.
-pub(crate) const ROWS: [Row; 12] = [
-    closed(QueryMode::Simple, 1, 1),
-    closed(QueryMode::Simple, 8, 0),
-    closed(QueryMode::Simple, 32, 3),
-    closed(QueryMode::Simple, 100, 0),
-    closed(QueryMode::Simple, 1000, 2),
-    closed(QueryMode::Extended, 1, 0),
-    closed(QueryMode::Extended, 8, 0),
-    closed(QueryMode::Extended, 32, 3),
-    closed(QueryMode::Extended, 100, 0),
-    closed(QueryMode::Extended, 1000, 0),
+pub(crate) const ROWS: [Row; 20] = [
+    user(Transaction::Simple, 1, 0),
+    user(Transaction::Simple, 8, 0),
+    user(Transaction::Simple, 32, 3),
+    user(Transaction::Simple, 100, 0),
+    user(Transaction::Simple, 1000, 1),
+    user(Transaction::Extended, 1, 0),
+    user(Transaction::Extended, 8, 0),
+    user(Transaction::Extended, 32, 3),
+    user(Transaction::Extended, 100, 0),
+    user(Transaction::Extended, 1000, 0),
     Row {
         // Well below what each of them can do on two cores.
-        workload: Workload::Rate { mode: QueryMode::Simple, clients: 32, tps: 2000 },
-        rivals: &ALL,
+        scenario: Scenario {
+            group: Group::UserPath,
+            workload: Workload::Rate { transaction: Transaction::Simple, clients: 32, tps: 2000 },
+        },
+        rivals: &USER_PATH,
         seconds: 5,
         quick_seconds: 3,
         direct_connect_seconds: 0,
         rounds: 5,
-        quick_rounds: 1,
+        quick_rounds: 0,
     },
     Row {
-        workload: Workload::Idle { clients: 10_000 },
-        rivals: &POOLERS,
+        scenario: Scenario { group: Group::UserPath, workload: Workload::Idle { clients: 10_000 } },
+        rivals: &IDLE,
         seconds: 0,
         quick_seconds: 0,
         direct_connect_seconds: 0,
         rounds: 1,
         quick_rounds: 1,
     },
+    local(Transaction::Simple, 16, 0),
+    local(Transaction::Simple, 32, 3),
+    local(Transaction::Simple, 100, 0),
+    local(Transaction::Extended, 32, 0),
+    local(Transaction::ReadWrite, 32, 0),
+    other(Placement::BesidePostgres, &BESIDE_POSTGRES),
+    other(Placement::BesideApplication, &OTHER_HOSTS),
+    other(Placement::StandAlone, &OTHER_HOSTS),
 ];
 
 #[cfg(test)]
@@ -110,8 +100,8 @@ mod tests {
 
     #[test]
     fn names_tell_rows_apart() {
-        let mut names: Vec<String> = ROWS.iter().map(Row::name).collect();
-        assert_eq!(names[2], "simple, 32 clients");
+        let mut names: Vec<String> = ROWS.iter().map(|row| row.scenario.name()).collect();
+        assert_eq!(names[2], "user path: simple, 32 clients");
         names.sort();
         names.dedup();
         assert_eq!(names.len(), ROWS.len());

@@ -1,12 +1,10 @@
-//! A server process of ours: started with its output in a log file, ended by pid on drop. A guardian, a small shell
-//! process, does the same when we die in a way that runs no destructor (Ctrl-C, `abort`, SIGKILL, statics at exit).
+//! A server process of ours: started with its output in a log file, ended by pid on drop. A guardian does the same when
+//! we die in a way that runs no destructor.
 
 use std::{
     fs::{self, OpenOptions},
-    io::Write,
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -14,13 +12,13 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use shared_child::{SharedChild, unix::SharedChildExt};
 
-use crate::process_info::ProcessInfo;
+use crate::{guardian::Guardian, process_info::ProcessInfo};
 
 /// A running server process, or one that ended and whose status is known.
 #[derive(Debug)]
 pub(crate) struct Daemon {
     child: SharedChild,
-    guardian: Child,
+    guardian: Guardian,
     end_with: Signal,
     log: PathBuf,
 }
@@ -111,33 +109,18 @@ impl Drop for Daemon {
             eprintln!("ending process {}: {error:#}", self.pid());
             return; // The guardian will try again when we end.
         }
-        if let Some(mut stdin) = self.guardian.stdin.take() {
-            // It fails only when the guardian is gone already.
-            drop(stdin.write_all(b"dismissed\n"));
-        }
-        drop(self.guardian.wait());
+        self.guardian.dismiss();
     }
 }
 
-/// Starts the guardian of `pid`: it waits for a line on its standard input and ends then. When the input ends without
-/// one, we have died: it ends the process and removes the directory.
-fn guardian(pid: u32, end_with: Signal, directory: &Path) -> Result<Child> {
+/// Starts the guardian of `pid`, which ends the process and removes the directory.
+fn guardian(pid: u32, end_with: Signal, directory: &Path) -> Result<Guardian> {
     let signal = end_with.as_str().trim_start_matches("SIG");
-    Command::new("sh")
-        .args(["-c", GUARDIAN, "tigger-guardian", &pid.to_string(), signal])
-        .arg(directory)
-        .current_dir("/")
-        .process_group(0) // Ctrl-C at the terminal must not reach it.
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("starting the guardian of a process")
+    let directory = directory.to_str().context("the directory's name is no text")?;
+    Guardian::start(GUARDIAN, [&pid.to_string(), signal, directory])
 }
 
-const GUARDIAN: &str = r#"trap '' HUP INT TERM
-read -r _ && exit
-kill -s CONT "$1"; kill -s "$2" "$1"
+const GUARDIAN: &str = r#"kill -s CONT "$1"; kill -s "$2" "$1"
 i=0
 while kill -0 "$1" && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done
 kill -s KILL "$1"

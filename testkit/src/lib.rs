@@ -19,6 +19,8 @@
 mod account;
 mod conninfo;
 mod daemon;
+mod guardian;
+mod host;
 mod limits;
 mod pgbench;
 mod port;
@@ -32,6 +34,7 @@ mod skipped;
 mod table;
 
 pub use conninfo::Conninfo;
+pub use host::Host;
 pub use limits::raise_fd_limit;
 pub use nix::sys::signal::Signal;
 pub use pgbench::{Pgbench, PgbenchReport, QueryMode, percentile};

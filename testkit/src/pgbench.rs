@@ -5,7 +5,9 @@ use std::{fs, path::Path, time::Duration};
 use anyhow::{Context, Result};
 
 use crate::{
+    account::Account,
     conninfo::Conninfo,
+    host::Host,
     programs::postgres_program,
     run::{Run, command, run},
 };
@@ -37,6 +39,7 @@ impl QueryMode {
 #[derive(Clone, Debug)]
 pub struct Pgbench {
     conninfo: Conninfo,
+    host: Host,
     clients: u32,
     threads: u32,
     seconds: u32,
@@ -52,6 +55,7 @@ impl Pgbench {
         let script = vec!["--select-only".to_owned()];
         Self {
             conninfo,
+            host: Host::default(),
             clients: 1,
             threads: 1,
             seconds: 2,
@@ -60,6 +64,13 @@ impl Pgbench {
             latencies: false,
             script,
         }
+    }
+
+    /// Runs on `host` instead of ours.
+    #[must_use]
+    pub fn on(mut self, host: &Host) -> Self {
+        self.host = host.clone();
+        self
     }
 
     /// Sets the number of clients (`-c`).
@@ -113,8 +124,14 @@ impl Pgbench {
 
     /// Creates pgbench's tables. At scale 1 there are 100,000 accounts.
     pub fn init(conninfo: &Conninfo, scale: u32) -> Result<()> {
+        Self::init_with(conninfo, scale, &[])
+    }
+
+    /// Creates pgbench's tables with further arguments, such as `--unlogged-tables`.
+    pub fn init_with(conninfo: &Conninfo, scale: u32, args: &[&str]) -> Result<()> {
         let mut command = command(&postgres_program("pgbench")?);
-        command.args(["--initialize", "--quiet", "--scale", &scale.to_string(), &conninfo.to_string()]);
+        command.args(["--initialize", "--quiet", "--scale", &scale.to_string()]).args(args);
+        command.arg(conninfo.to_string());
         run(conninfo.apply(&mut command), LIMIT)?.checked().context("pgbench --initialize")?;
         Ok(())
     }
@@ -123,7 +140,7 @@ impl Pgbench {
     pub fn run(&self) -> Result<PgbenchReport> {
         let logs =
             tempfile::Builder::new().prefix("tigger-pgbench-").tempdir_in("/tmp").context("temporary directory")?;
-        let mut command = command(&postgres_program("pgbench")?);
+        let mut command = self.host.command(&postgres_program("pgbench")?, Account::Ours);
         command.current_dir(logs.path()).args(&self.script).args(["--no-vacuum", "--protocol", self.mode.name()]);
         let threads = self.threads.min(self.clients);
         let numbers = [("--client", self.clients), ("--jobs", threads), ("--time", self.seconds)];

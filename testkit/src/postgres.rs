@@ -17,11 +17,11 @@ use crate::{
     account::Account,
     conninfo::Conninfo,
     daemon::{Daemon, Startup},
+    host::Host,
     port::free_port,
     process_info::ProcessInfo,
     programs::postgres_program,
     psql::Psql,
-    run::command,
 };
 
 /// How clients over TCP prove who they are (`pg_hba.conf`, PostgreSQL manual 21.1). Over the Unix socket it is `trust`.
@@ -50,6 +50,7 @@ impl Auth {
 #[derive(Clone, Debug, Default)]
 pub struct PostgresOptions {
     auth: Auth,
+    host: Host,
     settings: Vec<(String, String)>,
     hba: Vec<String>,
     files: Vec<(String, Vec<u8>)>,
@@ -60,6 +61,13 @@ impl PostgresOptions {
     #[must_use]
     pub fn auth(mut self, auth: Auth) -> Self {
         self.auth = auth;
+        self
+    }
+
+    /// Runs on `host` instead of ours, open to all the hosts that were simulated with it.
+    #[must_use]
+    pub fn on(mut self, host: &Host) -> Self {
+        self.host = host.clone();
         self
     }
 
@@ -91,13 +99,14 @@ impl PostgresOptions {
     }
 }
 
-/// A running PostgreSQL server, superuser and database `postgres`, listening on 127.0.0.1, on ::1 where that exists,
-/// and on a Unix socket. It is stopped and its directory removed on drop.
+/// A running PostgreSQL server, superuser and database `postgres`, listening on 127.0.0.1, on ::1 where that exists
+/// (on a simulated host: on all its IPv4 addresses) and on a Unix socket. It is stopped and its directory removed on drop.
 #[derive(Debug)]
 pub struct Postgres {
-    // Dropped in this order: the process before its directory.
+    // Dropped in this order: the process before its directory and its host.
     daemon: Option<Daemon>,
     directory: TempDir,
+    host: Host,
     account: Account,
     port: u16,
     auth: Auth,
@@ -114,9 +123,9 @@ impl Postgres {
         account.own(directory.path()).context("giving the directory to the server's account")?;
         let data = directory.path().join(DATA);
         template::copy_to(&data, account)?;
-        let auth = options.auth;
         configure(&data, account, options)?;
-        let mut postgres = Self { daemon: None, directory, account, port: 0, auth };
+        let (host, auth) = (options.host.clone(), options.auth);
+        let mut postgres = Self { daemon: None, directory, host, account, port: 0, auth };
         postgres.launch_on_free_port()?;
         postgres.set_superuser_password()?;
         Ok(postgres)
@@ -127,7 +136,7 @@ impl Postgres {
         self.port
     }
 
-    /// The IPv4 address it listens on.
+    /// The IPv4 address it listens on, on its own host.
     pub fn host(&self) -> &'static str {
         "127.0.0.1"
     }
@@ -152,15 +161,30 @@ impl Postgres {
         fs::read(self.log_file()).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
     }
 
-    /// How the superuser connects over TCP.
+    /// The address under which programs on `host` reach it.
+    pub fn address_from(&self, host: &Host) -> String {
+        self.host.address_from(host)
+    }
+
+    /// How the superuser connects over TCP, on the server's own host.
     pub fn conninfo(&self) -> Conninfo {
-        let conninfo = Conninfo::new(self.host(), self.port);
+        self.conninfo_from(&self.host)
+    }
+
+    /// How the superuser connects over TCP from `host`.
+    pub fn conninfo_from(&self, host: &Host) -> Conninfo {
+        let conninfo = Conninfo::new(&self.address_from(host), self.port);
         if self.auth == Auth::Trust { conninfo } else { conninfo.password(SUPERUSER_PASSWORD) }
+    }
+
+    /// How the superuser connects over the Unix socket, from any host.
+    pub fn socket_conninfo(&self) -> Conninfo {
+        Conninfo::new(&self.socket_dir().to_string_lossy(), self.port)
     }
 
     /// Runs a query as superuser over the Unix socket: see [`Psql::text`].
     pub fn psql(&self, query: &str) -> Result<String> {
-        Psql::new(Conninfo::new(&self.socket_dir().to_string_lossy(), self.port)).text(query)
+        Psql::new(self.socket_conninfo()).text(query)
     }
 
     /// Sends a signal to the postmaster.
@@ -216,10 +240,10 @@ impl Postgres {
 
     fn launch(&mut self) -> Result<Startup> {
         let directory = self.directory.path();
-        let mut command = command(&postgres_program("postgres")?);
+        let mut command = self.host.command(&postgres_program("postgres")?, self.account);
         command.current_dir(directory).arg("-D").arg(self.data()).args(["-p", &self.port.to_string()]).arg("-k");
         command.arg(directory);
-        let daemon = Daemon::spawn(self.account.apply(&mut command), directory, &self.log_file(), Signal::SIGQUIT)?;
+        let daemon = Daemon::spawn(&mut command, directory, &self.log_file(), Signal::SIGQUIT)?;
         let (pid_file, pid) = (self.data().join("postmaster.pid"), daemon.pid());
         let startup = daemon.wait_ready(|| fs::read_to_string(&pid_file).is_ok_and(|text| is_ready(&text, pid)))?;
         self.daemon = Some(daemon);
@@ -243,7 +267,10 @@ impl Postgres {
 }
 
 fn configure(data: &Path, account: Account, options: &PostgresOptions) -> Result<()> {
-    let mut conf = String::from(SETTINGS);
+    // Of two lines that set the same parameter the last counts. A simulated host has no ::1 to listen on.
+    let listen =
+        options.host.is_simulated().then(|| format!("listen_addresses = '{}'\n", options.host.listen_address()));
+    let mut conf = String::from(SETTINGS) + &listen.unwrap_or_default();
     if options.auth == Auth::Md5 {
         conf += "password_encryption = md5\n";
     }

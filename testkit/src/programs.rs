@@ -60,7 +60,7 @@ pub fn target_dir() -> Result<PathBuf> {
     tagged.map(Path::to_owned).with_context(|| format!("{} is not in a target directory of cargo", ours.display()))
 }
 
-fn on_path(name: &str) -> Option<PathBuf> {
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path).map(|directory| directory.join(name)).find(|path| path.is_file())
 }

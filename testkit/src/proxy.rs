@@ -18,11 +18,11 @@ use crate::{
     account::Account,
     conninfo::Conninfo,
     daemon::{Daemon, Startup},
+    host::Host,
     port::free_port,
     process_info::ProcessInfo,
     programs::{pgbouncer_binary, tigger_binary},
     psql::Psql,
-    run::command,
     table::Table,
 };
 
@@ -35,12 +35,13 @@ pub enum ProxyKind {
     PgBouncer,
 }
 
-/// A running pooler on 127.0.0.1. It is ended and its directory removed on drop.
+/// A running pooler on 127.0.0.1, or on a simulated host. It is ended and its directory removed on drop.
 #[derive(Debug)]
 pub struct Proxy {
-    // Dropped in this order: the process before its directory.
+    // Dropped in this order: the process before its directory and its host.
     daemon: Daemon,
     directory: TempDir,
+    host: Host,
     account: Account,
     kind: ProxyKind,
     port: u16,
@@ -64,7 +65,10 @@ impl Proxy {
             let listens =
                 || (!options.listens_on_tcp() || info.listens_on(port)) && (!options.has_socket() || socket.exists());
             match daemon.wait_ready(listens)? {
-                Startup::Ready => return Ok(Self { daemon, directory, account, kind, port }),
+                Startup::Ready => {
+                    let host = options.host().clone();
+                    return Ok(Self { daemon, directory, host, account, kind, port });
+                }
                 Startup::Exited(_) if options.fixed_port().is_none() && daemon.log().contains("in use") => {}
                 Startup::Exited(status) => bail!("{kind:?} ended with {status}; its log:\n{}", daemon.log()),
             }
@@ -134,30 +138,35 @@ impl Proxy {
         options.write(self.directory.path(), self.port, self.account)
     }
 
-    /// How user `postgres` connects to database `postgres` over TCP.
+    /// How user `postgres` connects to database `postgres` over TCP, on the pooler's own host.
     pub fn conninfo(&self) -> Conninfo {
-        Conninfo::new("127.0.0.1", self.port)
+        self.conninfo_from(&self.host)
+    }
+
+    /// How user `postgres` connects to database `postgres` over TCP from `host`.
+    pub fn conninfo_from(&self, host: &Host) -> Conninfo {
+        Conninfo::new(&self.host.address_from(host), self.port)
     }
 
     /// Runs a query as `postgres` on `postgres`: see [`Psql::text`].
     pub fn psql(&self, query: &str) -> Result<String> {
-        Psql::new(self.conninfo()).text(query)
+        Psql::new(self.conninfo()).on(&self.host).text(query)
     }
 
     /// Runs a command on the admin console as `postgres`: see [`Psql::table`].
     pub fn admin(&self, query: &str) -> Result<Table> {
-        Psql::new(self.conninfo().dbname("pgbouncer")).table(query)
+        Psql::new(self.conninfo().dbname("pgbouncer")).on(&self.host).table(query)
     }
 }
 
 fn launch(kind: ProxyKind, options: &ProxyOptions, directory: &Path, account: Account) -> Result<Daemon> {
-    let mut command = match kind {
-        ProxyKind::Tigger => command(&options.fixed_binary().map_or_else(tigger_binary, |path| Ok(path.to_owned()))?),
-        ProxyKind::PgBouncer => command(&pgbouncer_binary()?),
+    let (program, account) = match kind {
+        ProxyKind::Tigger => {
+            (options.fixed_binary().map_or_else(tigger_binary, |path| Ok(path.to_owned()))?, Account::Ours)
+        }
+        ProxyKind::PgBouncer => (pgbouncer_binary()?, account),
     };
-    if kind == ProxyKind::PgBouncer {
-        account.apply(&mut command);
-    }
+    let mut command = options.host().command(&program, account);
     options.apply(&mut command);
     start_in(directory, &mut command)
 }

@@ -5,9 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::{
+    account::Account,
     conninfo::Conninfo,
+    host::Host,
     programs::postgres_program,
-    run::{Run, command, run},
+    run::{Run, run},
     table::{FIELD, RECORD, Table},
 };
 
@@ -15,6 +17,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Psql {
     conninfo: Conninfo,
+    host: Host,
     args: Vec<String>,
     limit: Duration,
 }
@@ -22,7 +25,14 @@ pub struct Psql {
 impl Psql {
     /// Connects with `conninfo` and runs for a minute at most.
     pub fn new(conninfo: Conninfo) -> Self {
-        Self { conninfo, args: Vec::new(), limit: Duration::from_secs(60) }
+        Self { conninfo, host: Host::default(), args: Vec::new(), limit: Duration::from_secs(60) }
+    }
+
+    /// Runs on `host` instead of ours.
+    #[must_use]
+    pub fn on(mut self, host: &Host) -> Self {
+        self.host = host.clone();
+        self
     }
 
     /// Adds a command line argument.
@@ -60,7 +70,7 @@ impl Psql {
     }
 
     fn run_with(&self, args: &[&str], queries: &[&str]) -> Result<Run> {
-        let mut command = command(&postgres_program("psql")?);
+        let mut command = self.host.command(&postgres_program("psql")?, Account::Ours);
         command.args(["--no-psqlrc", "--quiet", "--no-align", "--no-password", "--set=ON_ERROR_STOP=1"]);
         command.args(args).args(&self.args).args(["--dbname", &self.conninfo.to_string()]);
         for query in queries {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tigger_testkit::{
-    Auth, Conninfo, Pgbench, Postgres, PostgresOptions, Proxy, ProxyKind, ProxyOptions, Psql, Signal, free_port,
+    Auth, Conninfo, Host, Pgbench, Postgres, PostgresOptions, Proxy, ProxyKind, ProxyOptions, Psql, Signal, free_port,
     have_pgbouncer, have_postgres, skipped,
 };
 
@@ -101,6 +101,36 @@ fn a_proxy_serves_and_leaves_nothing_behind() {
     let directory = proxy.socket_dir().to_owned();
     drop(proxy);
     assert!(!directory.exists());
+}
+
+#[test]
+fn servers_on_simulated_hosts_are_reached_from_the_others() {
+    const TEST: &str = "servers_on_simulated_hosts_are_reached_from_the_others";
+    if !can_run(TEST, true) {
+        return;
+    }
+    let [client, server] = match Host::simulate(["client", "server"]) {
+        Ok(hosts) => hosts,
+        Err(error) => return skipped(TEST, &format!("{error:#}")),
+    };
+    let postgres = Postgres::start(&PostgresOptions::default().on(&server)).unwrap();
+    let proxy = Proxy::start(ProxyKind::PgBouncer, &ProxyOptions::new().on(&server).server("*", &postgres)).unwrap();
+    let query = "select inet_client_addr(), inet_server_addr()";
+    let seen = |conninfo, host: &Host| Psql::new(conninfo).on(host).text(query).unwrap();
+    assert_eq!(seen(postgres.conninfo_from(&client), &client), "192.0.2.1|192.0.2.2");
+    assert_eq!(seen(proxy.conninfo_from(&client), &client), "127.0.0.1|127.0.0.1");
+    assert_eq!(proxy.psql("select 1").unwrap(), "1");
+    assert_eq!(Psql::new(postgres.conninfo()).run(&["select 1"]).unwrap().status.code(), Some(2), "not from our host");
+    let namespaces = || {
+        let ours = format!("tigger-{}-", std::process::id());
+        let names = std::fs::read_dir("/var/run/netns").unwrap().flatten().map(|entry| entry.file_name());
+        names.filter(|name| name.to_string_lossy().starts_with(&ours)).count()
+    };
+    assert_eq!(namespaces(), 2);
+    drop((client, server, proxy));
+    assert_eq!(namespaces(), 1, "where PostgreSQL still runs");
+    drop(postgres);
+    assert_eq!(namespaces(), 0);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{account::Account, postgres::Postgres};
+use crate::{account::Account, host::Host, postgres::Postgres};
 
 /// What `proxy.ini` and the files beside it say. The defaults: transaction pooling, `auth_type = trust`, users
 /// `postgres` (also admin) and `stats` in the userlist, 127.0.0.1 and a Unix socket on a free port.
@@ -26,6 +26,7 @@ pub struct ProxyOptions {
     env: BTreeMap<String, String>,
     port: Option<u16>,
     binary: Option<PathBuf>,
+    host: Host,
 }
 
 impl ProxyOptions {
@@ -45,6 +46,7 @@ impl ProxyOptions {
             env: BTreeMap::new(),
             port: None,
             binary: None,
+            host: Host::default(),
         }
     }
 
@@ -55,10 +57,25 @@ impl ProxyOptions {
         self
     }
 
+    /// Runs on `host` instead of ours, open to all the hosts that were simulated with it. To be called before
+    /// [`Self::server`], whose address depends on it.
+    #[must_use]
+    pub fn on(mut self, host: &Host) -> Self {
+        self.host = host.clone();
+        self.setting("listen_addr", host.listen_address())
+    }
+
     /// Adds the database `name` (or `*`) on `postgres` over TCP to `[databases]`.
     #[must_use]
     pub fn server(self, name: &str, postgres: &Postgres) -> Self {
-        self.database(&format!("{name} = host={} port={}", postgres.host(), postgres.port()))
+        let address = postgres.address_from(&self.host);
+        self.database(&format!("{name} = host={address} port={}", postgres.port()))
+    }
+
+    /// Adds the database `name` (or `*`) on `postgres` over its Unix socket to `[databases]`.
+    #[must_use]
+    pub fn server_over_socket(self, name: &str, postgres: &Postgres) -> Self {
+        self.database(&format!("{name} = host={} port={}", postgres.socket_dir().display(), postgres.port()))
     }
 
     /// Sets `pool_mode`.
@@ -154,6 +171,10 @@ impl ProxyOptions {
     pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
         self.binary = Some(path.into());
         self
+    }
+
+    pub(super) fn host(&self) -> &Host {
+        &self.host
     }
 
     pub(super) fn fixed_port(&self) -> Option<u16> {
