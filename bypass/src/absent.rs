@@ -90,6 +90,8 @@ absent! {
         hand_over(client: &ClientSlot, status: u8);
         push(client: &ClientSlot, kinds: &[u8], enders: u32);
         taken_back() -> TakenBack;
+        is_in_flight() -> bool;
+        is_unfit() -> bool;
         carried() -> Carried;
     }
     ClientSlot {
@@ -99,6 +101,7 @@ absent! {
         is_handed_over() -> bool;
         reclaim();
         is_in_flight() -> bool;
+        is_unfit() -> bool;
         reason() -> &'static str;
         request_at() -> Option<Instant>;
     }

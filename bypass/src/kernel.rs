@@ -25,10 +25,18 @@ pub use pools::PoolSlot;
 pub use servers::ServerSlot;
 
 use crate::{Ends, Sizes, Totals, Unavailable};
-use memory::{Memory, Ring};
+use memory::{Memory, Ring, Shared, field};
 
 /// What the build makes from `src/bpf`.
-#[allow(missing_docs, unreachable_pub, dead_code, clippy::all, clippy::pedantic, reason = "generated")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction,
+    reason = "generated"
+)]
 mod programs {
     include!(concat!(env!("OUT_DIR"), "/tigger.skel.rs"));
 }
@@ -203,11 +211,11 @@ impl Kernel {
     /// What was done so far.
     pub fn totals(&self) -> Totals {
         let totals = self.memory.totals();
-        let reasons = intf::REASON_WORDS.iter().zip(&totals.reasons).skip(1);
+        let reasons = intf::REASON_WORDS.iter().enumerate().skip(1);
         Totals {
-            captured: memory::load(&totals.captured),
-            capture_failed: memory::load(&totals.capture_failed),
-            reasons: reasons.map(|(word, count)| (*word, memory::load(count))).collect(),
+            captured: field!(totals, captured).get(),
+            capture_failed: field!(totals, capture_failed).get(),
+            reasons: reasons.map(|(n, word)| (*word, field!(totals, reasons[n]).get())).collect(),
         }
     }
 
@@ -229,14 +237,18 @@ impl Kernel {
         self.maps.slots.update(&cookie.to_ne_bytes(), &slot.to_ne_bytes(), MapFlags::ANY).is_ok()
     }
 
-    /// Lets go of a captured end. It may be gone already.
+    /// Forgets which slot a captured end has. The end stays in `socks` until its process closes it: to take it out would
+    /// drop what was redirected to it and not read yet.
+    fn forget(&self, cookie: u64) {
+        let gone = self.maps.slots.delete(&cookie.to_ne_bytes());
+        debug_assert!(gone.is_ok(), "only its owner takes it out");
+    }
+
+    /// Lets go of a captured end to which nothing was ever redirected.
     fn release(&self, cookie: u64) {
-        for map in [&self.maps.slots, &self.maps.socks] {
-            if let Err(error) = map.delete(&cookie.to_ne_bytes())
-                && error.kind() != libbpf_rs::ErrorKind::NotFound
-            {
-                debug_assert!(false, "a key that was there cannot be deleted: {error}");
-            }
+        if let Err(error) = self.maps.socks.delete(&cookie.to_ne_bytes()) {
+            // It was closed meanwhile.
+            debug_assert_eq!(error.kind(), libbpf_rs::ErrorKind::NotFound);
         }
     }
 

@@ -170,8 +170,9 @@ impl Server {
         self.walker = Walker::resume(link.reply_rest);
         self.status = link.status;
         self.outstanding = Outstanding::resume(&link.requests, link.answers, link.failed);
-        // Unknown, and it matters only for lending: the next request tells.
-        self.tail = true;
+        // The kernel path leaves nothing behind the last request that ReadyForQuery answers, but Flush messages, which
+        // mean nothing there.
+        self.tail = false;
     }
 
     /// Walks bytes received while linked. `on_parameter` learns each tracked parameter that the server reports.
@@ -239,7 +240,7 @@ impl Server {
     /// Takes note of a simple query that the driver sends by itself; its replies go to [`Self::handle_own_reply`].
     pub fn handle_own_query(&mut self) {
         debug_assert!(self.is_idle());
-        self.outstanding.handle_request(Request::Query);
+        self.handle_request(Request::Query);
     }
 
     /// Walks the replies to the driver's own query, which reach no client.

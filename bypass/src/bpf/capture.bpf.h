@@ -76,6 +76,9 @@ static __always_inline void capture(struct bpf_sock_ops *ops, struct tuple *t)
 	tcp = bpf_skc_to_tcp_sock(sk);
 	if (!tcp)
 		return;
+	/* A socket that is accepted has no file yet: the server's tap looks later. */
+	if (ops->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && !is_nonblocking(tcp))
+		return;
 	captured.sequence = tcp->write_seq;
 	cookie = bpf_get_socket_cookie(ops);
 	captured.cookie = cookie;

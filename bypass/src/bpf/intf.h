@@ -79,6 +79,7 @@ enum reason {
 	REASON_RETURN,		/* the server must go to user space: it is to be closed, or a cancel request is on its way */
 	REASON_GONE,		/* the other end is gone */
 	REASON_RACE,		/* too much contention on a word */
+	REASON_BLOCKING,	/* the application's socket blocks: see is_nonblocking */
 	REASON_OPAQUE,		/* bytes that the program cannot see */
 	REASONS,
 };

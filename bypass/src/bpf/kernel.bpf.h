@@ -64,6 +64,11 @@ static __always_inline struct sk_psock *psock_of(struct tcp_sock *tcp)
 	return (struct sk_psock *)((__u64)tcp->inet_conn.icsk_inet.sk.sk_user_data & ~7ull);
 }
 
+/*
+ * Whether the process that has the socket does not block in its receives. On a socket that blocks, tcp_bpf_recvmsg
+ * (net/ipv4/tcp_bpf.c) fails with EAGAIN when it is woken without data, for instance by a signal, which no application
+ * expects; tcp_recvmsg would be restarted. So such sockets are left alone.
+ */
 static __always_inline int is_nonblocking(struct tcp_sock *tcp)
 {
 	struct socket *socket = tcp->inet_conn.icsk_inet.sk.sk_socket;

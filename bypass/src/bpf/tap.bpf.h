@@ -131,6 +131,9 @@ static long each_reply(__u32 unused, void *context)
 	} else {
 		return 1;
 	}
+	/* What is beyond the walk is not redirected with it. */
+	if (there > w->walk.len - w->walk.at)
+		there = 1;
 	return reply_step(w, bytes, there);
 }
 
@@ -181,6 +184,8 @@ static __always_inline __u32 unsettled(struct tap *tap, struct client *c)
 
 	if (!tcp)
 		return REASON_OPAQUE;
+	if (!is_nonblocking(tcp))
+		return REASON_BLOCKING;
 	if (tcp->write_seq - READ_ONCE(c->sequence) != READ_ONCE(c->read))
 		return REASON_USER_BUSY;
 	if (tcp->bytes_received != READ_ONCE(c->written) || tcp->copied_seq != tcp->rcv_nxt)

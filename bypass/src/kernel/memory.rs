@@ -1,7 +1,8 @@
-//! The mapped memory: arrays of the structures of `intf.h`, which the programs change at any moment. Every access is
-//! atomic, so that no reader sees a torn value; what orders them is said where it matters.
+//! The mapped memory: arrays of the structures of `intf.h`, which the programs change at any moment. No reference to
+//! them is ever made: [`field`] gives each field as an atomic. What orders the accesses is said where it matters.
 
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -30,28 +31,42 @@ impl Memory {
         })
     }
 
-    pub(super) fn client(&self, index: u32) -> &types::client {
+    pub(super) fn client(&self, index: u32) -> Slot<'_, types::client> {
         self.clients.at(index)
     }
 
-    pub(super) fn server(&self, index: u32) -> &types::server {
+    pub(super) fn server(&self, index: u32) -> Slot<'_, types::server> {
         self.servers.at(index)
     }
 
-    pub(super) fn pool(&self, index: u32) -> &types::pool {
+    pub(super) fn pool(&self, index: u32) -> Slot<'_, types::pool> {
         self.pools.at(index)
     }
 
-    pub(super) fn totals(&self) -> &types::totals {
+    pub(super) fn totals(&self) -> Slot<'_, types::totals> {
         self.totals.at(0)
     }
 }
 
-/// An array map. References to its elements are only ever used to reach their fields by the functions below.
+/// An array map.
 struct Array<T> {
     mapping: MmapRaw,
     len: u32,
-    element: std::marker::PhantomData<T>,
+    element: PhantomData<T>,
+}
+
+/// An element of an array map.
+#[derive(Clone, Copy)]
+pub(super) struct Slot<'a, T> {
+    pointer: *mut T,
+    memory: PhantomData<&'a Memory>,
+}
+
+impl<T> Slot<'_, T> {
+    /// To be used by [`field`] only.
+    pub(super) fn pointer(self) -> *mut T {
+        self.pointer
+    }
 }
 
 // SAFETY: the memory is the kernel's, and every access to it is atomic.
@@ -64,16 +79,74 @@ impl<T> Array<T> {
         // The kernel keeps values at a distance of eight bytes' multiples (array_map_alloc, kernel/bpf/arraymap.c).
         const { assert!(size_of::<T>().is_multiple_of(8)) };
         let mapping = MmapOptions::new().len(size_of::<T>() * len as usize).map_raw(map.as_fd().as_raw_fd())?;
-        Ok(Self { mapping, len, element: std::marker::PhantomData })
+        Ok(Self { mapping, len, element: PhantomData })
     }
 
-    fn at(&self, index: u32) -> &T {
+    fn at(&self, index: u32) -> Slot<'_, T> {
         assert!(index < self.len, "slot {index} of {}", self.len);
-        // SAFETY: inside of the mapping, which is page-aligned and lives as long as `self`. All fields are integers, for
-        // which any bytes are a value, and they are accessed by atomic operations only.
-        unsafe { &*self.mapping.as_ptr().cast::<T>().add(index as usize) }
+        // SAFETY: inside of the mapping, which is page-aligned.
+        let pointer = unsafe { self.mapping.as_mut_ptr().cast::<T>().add(index as usize) };
+        Slot { pointer, memory: PhantomData }
     }
 }
+
+/// A field of a [`Slot`] as an atomic: `field!(slot, name)`, `field!(slot, array[index])`.
+macro_rules! field {
+    ($slot:expr, $($field:tt)+) => {{
+        let pointer = $slot.pointer();
+        // SAFETY: a slot is inside of a mapping that lives as long as the memory it is borrowed from. Its fields are
+        // aligned integers, for which any bytes are a value, and are reached through this macro only.
+        unsafe { $crate::kernel::memory::atomic(&raw mut (*pointer).$($field)+) }
+    }};
+}
+pub(super) use field;
+
+/// An integer that shared memory may consist of.
+pub(super) trait Integer {
+    type Atomic: 'static;
+}
+
+impl Integer for u8 {
+    type Atomic = AtomicU8;
+}
+
+impl Integer for u32 {
+    type Atomic = AtomicU32;
+}
+
+impl Integer for u64 {
+    type Atomic = AtomicU64;
+}
+
+/// # Safety
+/// The pointer is valid and aligned for as long as the result is used, and everybody accesses the integer atomically.
+pub(super) unsafe fn atomic<'a, I: Integer>(pointer: *mut I) -> &'a I::Atomic {
+    const { assert!(size_of::<I>() == size_of::<I::Atomic>()) };
+    // SAFETY: an atomic has the representation of its integer; the rest is the caller's promise.
+    unsafe { &*pointer.cast::<I::Atomic>() }
+}
+
+/// The usual accesses: what was written before a `set` is seen after the `get` that finds it.
+pub(super) trait Shared<I> {
+    fn get(&self) -> I;
+    fn set(&self, value: I);
+}
+
+macro_rules! shared {
+    ($($atomic:ty: $integer:ty),*) => {
+        $(impl Shared<$integer> for $atomic {
+            fn get(&self) -> $integer {
+                self.load(Ordering::Acquire)
+            }
+
+            fn set(&self, value: $integer) {
+                self.store(value, Ordering::Release);
+            }
+        })*
+    };
+}
+
+shared!(AtomicU8: u8, AtomicU32: u32, AtomicU64: u64);
 
 /// The ring buffer that wakes user space. What is in it does not matter, so that nothing of it is read.
 pub(super) struct Ring {
@@ -107,45 +180,4 @@ impl Ring {
         // Before the caller looks for what it was woken for (and after which a record wakes again).
         consumer.swap(producer.load(Ordering::Acquire), Ordering::SeqCst);
     }
-}
-
-/// A field that both sides change.
-pub(super) fn atomic(field: &u64) -> &AtomicU64 {
-    // SAFETY: fields of shared memory are aligned and accessed by atomic operations only.
-    unsafe { AtomicU64::from_ptr((&raw const *field).cast_mut()) }
-}
-
-/// The same for 32 bits.
-pub(super) fn atomic32(field: &u32) -> &AtomicU32 {
-    // SAFETY: as in `atomic`.
-    unsafe { AtomicU32::from_ptr((&raw const *field).cast_mut()) }
-}
-
-fn atomic8(field: &u8) -> &AtomicU8 {
-    // SAFETY: as in `atomic`.
-    unsafe { AtomicU8::from_ptr((&raw const *field).cast_mut()) }
-}
-
-pub(super) fn load(field: &u64) -> u64 {
-    atomic(field).load(Ordering::Acquire)
-}
-
-pub(super) fn load32(field: &u32) -> u32 {
-    atomic32(field).load(Ordering::Acquire)
-}
-
-pub(super) fn load8(field: &u8) -> u8 {
-    atomic8(field).load(Ordering::Acquire)
-}
-
-pub(super) fn store(field: &u64, value: u64) {
-    atomic(field).store(value, Ordering::Release);
-}
-
-pub(super) fn store32(field: &u32, value: u32) {
-    atomic32(field).store(value, Ordering::Release);
-}
-
-pub(super) fn store8(field: &u8, value: u8) {
-    atomic8(field).store(value, Ordering::Release);
 }

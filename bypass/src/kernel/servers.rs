@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::memory::{atomic, load, load8, load32, store, store8, store32};
+use super::memory::{Shared, Slot, field};
 use super::programs::types;
 use super::{ClientSlot, PoolSlot, intf};
 use crate::{Carried, Ends, TakenBack};
@@ -27,27 +27,35 @@ impl PoolSlot {
         let server = self.kernel.memory.server(index);
         self.set_lendable(slot, false);
         // Another generation, so that a program which still runs for the last server of this slot changes nothing.
-        let generation = (load(&server.word) & intf::WORD_GENERATION)
+        let generation = (field!(server, word).get() & intf::WORD_GENERATION)
             .wrapping_add(intf::WORD_GENERATION & !(intf::WORD_GENERATION << 1));
-        store(&server.word, generation);
-        store(&server.client_cookie, 0);
-        store(&server.psock, 0);
-        store(&server.params, 0);
-        store32(&server.pool, self.index);
-        store32(&server.slot, slot as u32);
-        let counters = [&server.released_ns, &server.links, &server.received, &server.requests, &server.sent];
-        let times = [&server.queries, &server.xacts, &server.query_time_ns, &server.xact_time_ns];
-        for counter in counters.into_iter().chain(times) {
-            store(counter, 0);
+        field!(server, word).set(generation);
+        field!(server, client_cookie).set(0);
+        field!(server, psock).set(0);
+        field!(server, params).set(0);
+        field!(server, pool).set(self.index);
+        field!(server, slot).set(slot as u32);
+        for counter in [
+            field!(server, released_ns),
+            field!(server, links),
+            field!(server, received),
+            field!(server, requests),
+            field!(server, sent),
+            field!(server, queries),
+            field!(server, xacts),
+            field!(server, query_time_ns),
+            field!(server, xact_time_ns),
+        ] {
+            counter.set(0);
         }
-        store(&server.cookie, captured.cookie);
+        field!(server, cookie).set(captured.cookie);
         let entered = ServerSlot { pool: Arc::clone(self), slot, index, cookie: captured.cookie };
         self.kernel.assign(captured.cookie, intf::ROLE_SERVER | index).then_some(entered)
     }
 }
 
 impl ServerSlot {
-    fn server(&self) -> &types::server {
+    fn server(&self) -> Slot<'_, types::server> {
         self.pool.kernel.memory.server(self.index)
     }
 
@@ -55,15 +63,20 @@ impl ServerSlot {
     /// read all it was sent. `params` names its parameters.
     pub fn lend(&self, params: u64) {
         let server = self.server();
-        store(&server.params, params);
-        atomic(&server.word).fetch_and(intf::WORD_GENERATION, Ordering::AcqRel);
+        field!(server, params).set(params);
+        field!(server, word).fetch_and(intf::WORD_GENERATION, Ordering::AcqRel);
         self.pool.set_lendable(self.slot, true);
+    }
+
+    /// True when its process reads in a way that the kernel path cannot serve: the slot is to be dropped.
+    pub fn is_unfit(&self) -> bool {
+        field!(self.server(), psock).get() == intf::PSOCK_UNFIT
     }
 
     /// Keeps the server from the kernel path, for instance as long as it may have something unread.
     pub fn withhold(&self) {
         self.pool.set_lendable(self.slot, false);
-        atomic(&self.server().word).fetch_and(intf::WORD_GENERATION, Ordering::AcqRel);
+        field!(self.server(), word).fetch_and(intf::WORD_GENERATION, Ordering::AcqRel);
     }
 
     /// Links a client whose requests (their type bytes are `kinds`, `enders` of them are answered by ReadyForQuery) the
@@ -71,8 +84,8 @@ impl ServerSlot {
     /// [`ClientSlot::push`] must follow, then the requests.
     pub fn push(&self, client: &ClientSlot, kinds: &[u8], enders: u32) {
         let server = self.server();
-        for (place, kind) in server.log.iter().zip(kinds) {
-            store8(place, *kind);
+        for (place, kind) in kinds.iter().enumerate().take(intf::LOG_LEN as usize) {
+            field!(server, log[place]).set(*kind);
         }
         self.link(client, b'I', kinds.len() as u32, enders);
     }
@@ -85,57 +98,62 @@ impl ServerSlot {
 
     fn link(&self, client: &ClientSlot, status: u8, sent: u32, owed: u32) {
         let server = self.server();
-        store(&server.client_cookie, client.cookie);
-        let (reply, request) = (&server.reply[0], &server.request[0]);
-        for field in [&reply.rest, &reply.answers, &request.rest, &request.base, &request.bytes] {
-            store32(field, 0);
-        }
-        store32(&request.sent, sent);
-        for field in [&reply.header_len, &reply.failed] {
-            store8(field, 0);
-        }
-        store8(&reply.status, status);
+        field!(server, client_cookie).set(client.cookie);
+        field!(server, request[0].rest).set(0);
+        field!(server, request[0].sent).set(sent);
+        field!(server, request[0].base).set(0);
+        field!(server, request[0].bytes).set(0);
+        field!(server, reply[0].rest).set(0);
+        field!(server, reply[0].answers).set(0);
+        field!(server, reply[0].header_len).set(0);
+        field!(server, reply[0].failed).set(0);
+        field!(server, reply[0].status).set(status);
         let now = client.now();
-        store(&server.request_ns, now);
-        store(&server.xact_ns, now);
-        let kept = load(&server.word) & intf::WORD_GENERATION;
+        field!(server, request_ns).set(now);
+        field!(server, xact_ns).set(now);
+        let kept = field!(server, word).get() & intf::WORD_GENERATION;
         client.set_server(self.index);
-        store(&server.word, kept | u64::from(owed) * intf::WORD_OWED_ONE | u64::from(client.index + 1));
+        field!(server, word).set(kept | (u64::from(owed) * intf::WORD_OWED_ONE) | u64::from(client.index + 1));
     }
 
     /// Where the pair stands after it was taken back: from then on the programs do not change it.
     pub fn taken_back(&self) -> TakenBack {
         let server = self.server();
-        let word = load(&server.word);
-        let reply = &server.reply[usize::from(word & intf::WORD_REPLY != 0)];
-        let request = &server.request[usize::from(word & intf::WORD_REQUEST != 0)];
+        let word = field!(server, word).get();
+        let reply = usize::from(word & intf::WORD_REPLY != 0);
+        let request = usize::from(word & intf::WORD_REQUEST != 0);
         let owed = ((word & intf::WORD_OWED) / intf::WORD_OWED_ONE) as usize;
-        let (sent, base) = (load32(&request.sent), load32(&request.base));
-        let log: Vec<u8> = (base..sent).map(|n| load8(&server.log[(n % intf::LOG_LEN) as usize])).collect();
-        let header_len = usize::from(load8(&reply.header_len));
+        let (sent, base) = (field!(server, request[request].sent).get(), field!(server, request[request].base).get());
+        let log: Vec<u8> = (base..sent).map(|n| field!(server, log[(n % intf::LOG_LEN) as usize]).get()).collect();
+        let header_len = usize::from(field!(server, reply[reply].header_len).get()).min(HEADER_MAX);
         TakenBack {
             requests: unanswered(&log, owed).to_vec(),
-            answers: load32(&reply.answers),
-            failed: load8(&reply.failed) != 0,
-            status: load8(&reply.status),
-            request_rest: load32(&request.rest),
-            reply_rest: load32(&reply.rest),
-            reply_header: reply.header[..header_len.min(reply.header.len())].iter().map(load8).collect(),
+            answers: field!(server, reply[reply].answers).get(),
+            failed: field!(server, reply[reply].failed).get() != 0,
+            status: field!(server, reply[reply].status).get(),
+            request_rest: field!(server, request[request].rest).get(),
+            reply_rest: field!(server, reply[reply].rest).get(),
+            reply_header: (0..header_len).map(|n| field!(server, reply[reply].header[n]).get()).collect(),
         }
+    }
+
+    /// True while bytes that it sent may be on their way to its client.
+    pub fn is_in_flight(&self) -> bool {
+        self.pool.kernel.ask_in_flight(self.index)
     }
 
     /// What the kernel path did with this server.
     pub fn carried(&self) -> Carried {
         let server = self.server();
         Carried {
-            links: load(&server.links),
-            received: load(&server.received),
-            requests: load(&server.requests),
-            sent: load(&server.sent),
-            queries: load(&server.queries),
-            xacts: load(&server.xacts),
-            query_time: load(&server.query_time_ns) / 1000,
-            xact_time: load(&server.xact_time_ns) / 1000,
+            links: field!(server, links).get(),
+            received: field!(server, received).get(),
+            requests: field!(server, requests).get(),
+            sent: field!(server, sent).get(),
+            queries: field!(server, queries).get(),
+            xacts: field!(server, xacts).get(),
+            query_time: field!(server, query_time_ns).get() / 1000,
+            xact_time: field!(server, xact_time_ns).get() / 1000,
         }
     }
 }
@@ -143,10 +161,16 @@ impl ServerSlot {
 impl Drop for ServerSlot {
     fn drop(&mut self) {
         self.withhold();
-        store(&self.server().cookie, 0);
-        self.pool.kernel.release(self.cookie);
+        field!(self.server(), cookie).set(0);
+        self.pool.kernel.forget(self.cookie);
+        if self.is_unfit() && self.carried() == Carried::default() {
+            self.pool.kernel.release(self.cookie);
+        }
     }
 }
+
+/// Bytes of `reply_state.header`: a header is handled when it is whole, so that the last of them is never asked for.
+const HEADER_MAX: usize = 5;
 
 /// The requests behind the last one that ReadyForQuery has answered, when `owed` are still to come.
 fn unanswered(log: &[u8], owed: usize) -> &[u8] {

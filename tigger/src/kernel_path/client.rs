@@ -87,6 +87,11 @@ impl FarClient {
         self.slot.is_in_flight()
     }
 
+    /// True when its application reads in a way that the kernel path cannot serve; then it is to be let go.
+    pub fn is_unfit(&self) -> bool {
+        self.slot.is_unfit()
+    }
+
     /// Waits until no reply of the kernel path is on its way. The sender has its verdict and only needs a processor, so
     /// that there is no event to wait for, and hardly ever a wait.
     pub async fn landed(&self) {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 
 use tigger_bypass::{Carried, Ends, ServerSlot};
 use tigger_proto::client::WholeRequests;
+use tigger_proto::parameters::ParameterSet;
 use tigger_proto::server::{KernelLink, Server};
 use tigger_proto::wire::backend::TransactionStatus;
 use tigger_proto::wire::frontend::{Frontend, Request};
@@ -51,7 +52,9 @@ impl FarServer {
 
     /// Links a client whose `requests` are sent next, through what is returned; `client` must be pushed in between. The
     /// replies are the kernel path's.
-    pub fn push(&self, client: &FarClient, requests: &WholeRequests) -> Arc<OwnedFd> {
+    pub fn push(&mut self, client: &FarClient, requests: &WholeRequests, server: &ParameterSet) -> Arc<OwnedFd> {
+        // Whatever was unread is read when these are answered.
+        self.slot.lend(self.params.of(&self.path, server));
         self.slot.push(client.slot(), &requests.kinds, requests.enders);
         Arc::clone(&self.gate)
     }
@@ -64,6 +67,11 @@ impl FarServer {
         } else {
             self.slot.withhold();
         }
+    }
+
+    /// True when its process reads in a way that the kernel path cannot serve; then it is to be let go.
+    pub fn is_unfit(&self) -> bool {
+        self.slot.is_unfit()
     }
 
     /// Leaves the linked pair to the kernel path; `client` must be handed over next.
@@ -90,6 +98,12 @@ impl FarServer {
             request_rest: taken.request_rest,
             delivered: taken.reply_header,
         }
+    }
+
+    /// True while bytes that the kernel path has carried may be on their way to its client. After the pair was taken back
+    /// there are no new ones.
+    pub fn is_in_flight(&self) -> bool {
+        self.slot.is_in_flight()
     }
 
     /// What the kernel path did with it.

@@ -129,6 +129,7 @@ impl ServerConn {
             }
         }
         self.unread.shrink_to(READ_LEN);
+        self.far = self.far.take().filter(|far| !far.is_unfit());
         if let Some(far) = &mut self.far {
             far.lend(&self.server);
         }

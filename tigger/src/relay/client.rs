@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use super::link::{Link, LinkEnd};
 use super::scratch::{CARRY_LEN_MAX, Pending, Scratch};
-use crate::kernel_path::{FarClient, Reclaimed};
+use crate::kernel_path::{FarClient, FarServer, Reclaimed};
 use crate::net::stream::Stream;
 use crate::pooler::Pooler;
 use crate::pooler::clients::{Activity, Guard};
@@ -41,7 +41,7 @@ pub(super) struct ClientConn {
     pub(super) carry: Vec<u8>,
     pub(super) to_client: Pending,
     /// Its own end, if that is on this host and captured.
-    pub(super) far: Option<FarClient>,
+    pub(super) far: Option<Box<FarClient>>,
 }
 
 /// How being idle ended.
@@ -182,7 +182,12 @@ impl ClientConn {
 
     /// Sends the requests in `carry` and leaves the pair to the kernel path, if it can have it: it left the client here
     /// only for want of a server.
-    fn push(&mut self, server: Box<ServerConn>, rules: LinkRules, asked: Instant) -> Result<Option<Link>, Farewell> {
+    fn push(
+        &mut self,
+        mut server: Box<ServerConn>,
+        rules: LinkRules,
+        asked: Instant,
+    ) -> Result<Option<Link>, Farewell> {
         let refused = |server| Ok(Some(Link::new(server, rules, asked)));
         let (Some(client), Some(shared)) = (&mut self.far, self.pool.shared()) else { return refused(server) };
         let may_push = rules.mode == PoolMode::Transaction
@@ -194,10 +199,14 @@ impl ClientConn {
             return refused(server);
         }
         let Some(requests) = WholeRequests::read(&self.carry, rules.limits) else { return refused(server) };
+        if !server.watch_linked() {
+            return refused(server);
+        }
         let id = server.id;
         let gate = self.pool.run(|core| {
             // Under the pool's lock: nobody looks for the server in between.
-            let gate = server.far.as_ref().map(|far| far.push(client, &requests));
+            let parameters = server.server.parameters();
+            let gate = server.far.as_mut().map(|far| far.push(client, &requests, parameters));
             core.hand_over(Instant::now(), id, server);
             gate
         });
@@ -222,10 +231,19 @@ impl ClientConn {
         if far.reclaim() == Reclaimed::Kept {
             return None;
         }
-        // What is said to the client from here on must not overtake the end of its last reply. And only when that has
-        // landed it is certain whether the client is still linked: the release may be undone while it is delivered.
-        far.landed().await;
-        self.take_back()
+        let unfit = far.is_unfit();
+        let server = self.take_back();
+        if server.is_none()
+            && let Some(far) = &self.far
+        {
+            // What another server says must not overtake the end of the last reply. In this order: a server that was
+            // released before it could be taken back is known as the last one by then.
+            far.landed().await;
+        }
+        if unfit {
+            self.far = None;
+        }
+        server
     }
 
     /// Takes the pair back that the kernel path has linked, if it has.
@@ -247,11 +265,11 @@ impl ClientConn {
         if far.reclaim() == Reclaimed::Kept {
             return farewell;
         }
-        let in_flight = far.is_in_flight();
         let Some(server) = self.take_back() else {
+            let in_flight = self.far.as_ref().is_some_and(|far| far.is_in_flight());
             return if in_flight { farewell.without_words() } else { farewell };
         };
-        let is_amid = server.server.owes() || in_flight;
+        let is_amid = !server.at_border() || server.far.as_ref().is_some_and(FarServer::is_in_flight);
         let link = Link::resumed(server, self.pool.link_rules(), Instant::now());
         // The farewell is known already, and the server goes where it belongs.
         drop(self.unlink(link, LinkEnd::ClientLeft(Error::ClientUnexpectedEof)));

@@ -296,12 +296,12 @@ impl Attempt<'_> {
 }
 
 /// The client's own end, if that is on this host and the kernel path may serve it.
-fn far_end(pool: &Pool, info: &ClientInfo) -> Option<FarClient> {
+fn far_end(pool: &Pool, info: &ClientInfo) -> Option<Box<FarClient>> {
     pool.shared()?;
     let ends = Ends { far: info.remote.socket_addr()?, near: info.local.socket_addr()? };
     let far = FarClient::enter(pool.kernel_path(), ends, info.id.0)?;
     info.set_far(far.watch());
-    Some(far)
+    Some(Box::new(far))
 }
 
 /// A place in the queue of a pool; it is left when dropped (the login timed out, the client hung up).

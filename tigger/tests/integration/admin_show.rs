@@ -8,9 +8,14 @@ use crate::wire::{Refusal, Wire, message};
 const SOCKETS: &str = "type user database replication state addr port local_addr local_port connect_time request_time \
     wait wait_us close_needed ptr link remote_pid tls application_name prepared_statements id";
 
-/// Every SHOW that Tigger has, with PgBouncer's columns.
+/// Every SHOW that Tigger has, with PgBouncer's columns, and our own behind them.
 const COLUMNS: &[(&str, &str)] = &[
-    ("CLIENTS", SOCKETS),
+    (
+        "CLIENTS",
+        "type user database replication state addr port local_addr local_port connect_time request_time wait wait_us \
+         close_needed ptr link remote_pid tls application_name prepared_statements id path",
+    ),
+    ("KERNEL_PATH", "name value"),
     ("SERVERS", SOCKETS),
     ("CONFIG", "key value default changeable"),
     (

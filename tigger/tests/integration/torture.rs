@@ -38,35 +38,53 @@ use crate::support::{Console, options, own_postgres, proxy};
 
 #[test]
 fn torture_in_transaction_mode() {
-    variant("transaction", None);
+    variant("transaction", None, Crowd::Large);
 }
 
 #[test]
 fn torture_in_transaction_mode_without_the_kernel_path() {
-    variant("transaction", Some("off"));
+    variant("transaction", Some("off"), Crowd::Large);
 }
 
 #[test]
 fn torture_in_session_mode() {
-    variant("session", None);
+    variant("session", None, Crowd::Large);
 }
 
 #[test]
 fn torture_in_session_mode_without_the_kernel_path() {
-    variant("session", Some("off"));
+    variant("session", Some("off"), Crowd::Large);
+}
+
+/// As many servers as clients: nobody waits, so that the kernel path, where there is one, has requests and replies.
+#[test]
+fn torture_without_waiting() {
+    variant("transaction", None, Crowd::Small);
 }
 
 /// One at a time and with a PostgreSQL of its own: each takes all the processors there are, and kills.
-fn variant(pool_mode: &str, kernel_path: Option<&str>) {
+fn variant(pool_mode: &str, kernel_path: Option<&str>, crowd: Crowd) {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(postgres) = own_postgres() else { return };
     let options = options(&postgres).pool_mode(pool_mode);
     let options = kernel_path.into_iter().fold(options, |options, value| options.setting("kernel_path", value));
-    let plan = Plan::of_environment();
+    let plan = match crowd {
+        Crowd::Large => Plan::of_environment(),
+        Crowd::Small => Plan { clients: 20, servers: 20, ..Plan::of_environment() },
+    };
     // A session keeps its server: it must end soon for the others to have their turn.
     let acts_per_login = if pool_mode == "session" { 20 } else { plan.acts_per_login };
     torture(&postgres, options, Plan { acts_per_login, ..plan });
+}
+
+/// How many clients.
+#[derive(Clone, Copy)]
+enum Crowd {
+    /// As many as the plan says, which most of the time wait for a server.
+    Large,
+    /// No more than there are servers.
+    Small,
 }
 
 /// How much of everything.
@@ -170,6 +188,11 @@ fn assert_well(proxy: &Proxy, console: &mut Console, plan: Plan, seed: u64) {
         assert!(!log.contains(text), "SEED={seed}: the log has {text:?}\n{}", tail(&log));
     }
     assert_eq!(proxy.psql("select 1").unwrap(), "1", "SEED={seed}");
+    let path = console.table("SHOW KERNEL_PATH");
+    let figure = |name: &str| path.find("name", name).map(|row| row["value"].to_owned()).unwrap();
+    let (by_kernel, by_user) = (figure("replies_kernel"), figure("replies_user"));
+    println!("replies: {by_kernel} on the kernel path, {by_user} on the user path; {:?}", path.rows);
+    assert_eq!(by_kernel != "0", figure("enabled") == "yes", "SEED={seed}");
 }
 
 fn sum(all: impl Iterator<Item = Counts>) -> Counts {

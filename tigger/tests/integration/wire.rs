@@ -3,22 +3,24 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    io::{ErrorKind, Read, Write},
-    net::TcpStream,
-    os::unix::net::UnixStream,
+    io::{self, ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream, ToSocketAddrs},
+    os::{fd::AsFd, unix::net::UnixStream},
     path::Path,
 };
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::{Domain, Socket, Type};
 use tigger_testkit::{Proxy, Table};
 
 use crate::support::DEADLINE;
 
-trait Socket: Read + Write + Send {}
-impl<T: Read + Write + Send> Socket for T {}
+trait Connection: Read + Write + Send {}
+impl<T: Read + Write + Send> Connection for T {}
 
 /// A connection to the proxy.
 pub(crate) struct Wire {
-    socket: Box<dyn Socket>,
+    socket: Box<dyn Connection>,
     /// The last value of each ParameterStatus.
     pub(crate) parameters: BTreeMap<String, String>,
     /// BackendKeyData.
@@ -85,6 +87,58 @@ impl Reply {
     }
 }
 
+/// A TCP socket that does not block, as that of most drivers: the kernel path leaves others alone. It is waited for with
+/// poll(2), at most [`DEADLINE`].
+struct Polled(TcpStream);
+
+impl Polled {
+    fn connect(address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None).unwrap();
+        let connected = socket.connect(&address.into());
+        let polled = Self(socket.into());
+        if connected.is_err_and(|error| error.raw_os_error() == Some(nix::libc::EINPROGRESS)) {
+            polled.wait(PollFlags::POLLOUT).unwrap();
+        }
+        assert!(polled.0.take_error().unwrap().is_none(), "connecting to {address}");
+        polled.0.set_nodelay(true).unwrap();
+        polled
+    }
+
+    fn wait(&self, events: PollFlags) -> io::Result<()> {
+        let mut polled = [PollFd::new(self.0.as_fd(), events)];
+        match poll(&mut polled, PollTimeout::try_from(DEADLINE).unwrap())? {
+            0 => Err(ErrorKind::TimedOut.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Read for Polled {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(buf) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::POLLIN)?,
+                result => return result,
+            }
+        }
+    }
+}
+
+impl Write for Polled {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.write(buf) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::POLLOUT)?,
+                result => return result,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 impl Wire {
     /// Connects to the proxy over IPv4 and sends nothing.
     pub(crate) fn connect(proxy: &Proxy) -> Self {
@@ -92,9 +146,7 @@ impl Wire {
     }
 
     pub(crate) fn connect_to(host: &str, port: u16) -> Self {
-        let socket = TcpStream::connect((host, port)).unwrap();
-        socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        socket.set_nodelay(true).unwrap();
+        let socket = Polled::connect((host, port).to_socket_addrs().unwrap().next().unwrap());
         Self { socket: Box::new(socket), parameters: BTreeMap::new(), key: Vec::new(), port }
     }
 
