@@ -392,6 +392,17 @@ static __always_inline void count_replies(struct server *s, struct reply_walk *w
 	WRITE_ONCE(s->released_ns, now);
 }
 
+/* A client that user space linked, because it had to wait, is served by the kernel path again: what was sent for it is
+ * answered. If it sent more to user space meanwhile, `unsettled` shows. */
+static __always_inline void end_push(struct client *c)
+{
+	if (!READ_ONCE(c->pushed))
+		return;
+	WRITE_ONCE(c->pushed, 0);
+	WRITE_ONCE(c->handed_over, 1);
+	WRITE_ONCE(c->owner, OWNER_KERNEL);
+}
+
 /* A reply of a linked server. */
 static __always_inline int tap_reply(struct tap *tap, struct server *s, struct client *c, struct pool *pool, __u64 word)
 {
@@ -427,6 +438,9 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 			return -1;
 		WRITE_ONCE(c->unread, unread + n);
 		count_replies(s, w, n);
+		/* In a transaction: what user space sent has been read, so the next requests may be redirected. */
+		if (w->readies && !w->owed)
+			end_push(c);
 		return redirect(tap, n);
 	}
 	WRITE_ONCE(c->unread, unread + n);
@@ -437,11 +451,7 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 		return -1;
 	}
 	count_replies(s, w, n);
-	/* A client that user space linked, because it had to wait, is served by the kernel path again. */
-	if (READ_ONCE(c->pushed)) {
-		WRITE_ONCE(c->pushed, 0);
-		WRITE_ONCE(c->owner, OWNER_KERNEL);
-	}
+	end_push(c);
 	unclaim(pool, s->slot);
 	/* In this order: a client that begins to wait says so and then looks at the idle set. */
 	if (READ_ONCE(pool->waiting))
