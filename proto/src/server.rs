@@ -122,7 +122,7 @@ impl Server {
     /// True when the hang-up of the server is the end that [`Self::handle_terminate`] began, and lost nothing: its
     /// client goes on with another.
     pub fn has_ended(&self) -> bool {
-        self.status == TransactionStatus::Idle && self.walker.at_border() && self.outstanding.is_ending()
+        self.status == TransactionStatus::Idle && self.walker.at_border() && self.outstanding.has_ended()
     }
 
     /// True when the last byte forwarded to the client ended a message: only then may an error of ours follow.
@@ -472,6 +472,11 @@ mod tests {
         assert!(!server.is_spent() && server.is_full() && server.is_ending() && server.has_ended());
         feed(&mut server, b"Z\0\0\0\x05I");
         assert!(!server.is_idle() && server.has_ended());
+        // The rest of this reply is lost if it hangs up now.
+        feed(&mut server, b"E\0\0\0\x05\0");
+        assert!(!server.has_ended());
+        feed(&mut server, b"Z\0\0\0\x05I");
+        assert!(server.has_ended());
         feed(&mut server, b"Z\0\0\0\x05T");
         assert!(!server.has_ended());
     }

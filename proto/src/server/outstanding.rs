@@ -60,7 +60,10 @@ enum Mode {
         copying: bool,
     },
     /// Terminate was sent: what comes before the server hangs up is the client's.
-    Ending,
+    Ending {
+        /// A reply has begun whose ReadyForQuery has not come: a hang-up now loses the rest.
+        answering: bool,
+    },
     /// The server reported an error that nothing asked for: it is about to hang up.
     Leaving,
 }
@@ -112,18 +115,24 @@ impl Outstanding {
 
     /// True after [`Self::handle_terminate`].
     pub fn is_ending(&self) -> bool {
-        self.mode == Mode::Ending
+        matches!(self.mode, Mode::Ending { .. })
+    }
+
+    /// True when a server that hangs up after [`Self::handle_terminate`] leaves no reply half given. An error with which it
+    /// ends counts as half a reply: the ReadyForQuery that its client waits for will not come.
+    pub fn has_ended(&self) -> bool {
+        self.mode == Mode::Ending { answering: false }
     }
 
     /// True when no more requests should be sent until replies come.
     pub fn is_full(&self) -> bool {
         self.queue.len() >= OUTSTANDING_MAX
-            || matches!(self.mode, Mode::Ending | Mode::Leaving | Mode::Unknown { asked: true, .. })
+            || matches!(self.mode, Mode::Ending { .. } | Mode::Leaving | Mode::Unknown { asked: true, .. })
     }
 
     /// Takes note of a Terminate that is sent to the server.
     pub fn handle_terminate(&mut self) {
-        self.mode = Mode::Ending;
+        self.mode = Mode::Ending { answering: false };
     }
 
     /// Takes note of a request that is sent to the server.
@@ -143,7 +152,7 @@ impl Outstanding {
                     self.mode = Mode::Normal;
                 }
             }
-            (Mode::SkipToSync | Mode::Ending | Mode::Leaving, _) => {}
+            (Mode::SkipToSync | Mode::Ending { .. } | Mode::Leaving, _) => {}
             (Mode::Unknown { copying: true, .. }, Request::Sync) => {}
             (Mode::Unknown { asked, group, ready, copying }, _) => {
                 // A Query may be skipped, so that only a Sync is sure to be answered.
@@ -171,6 +180,11 @@ impl Outstanding {
     /// # Errors
     /// [`Unexpected`] for a ReadyForQuery that nothing asked for.
     pub fn handle_reply(&mut self, reply: u8) -> Result<(), Unexpected> {
+        if let Mode::Ending { answering } = &mut self.mode
+            && !matches!(reply, kind::NOTICE_RESPONSE | kind::NOTIFICATION_RESPONSE)
+        {
+            *answering = reply != kind::READY_FOR_QUERY;
+        }
         match reply {
             kind::READY_FOR_QUERY => self.ready()?,
             kind::ERROR_RESPONSE => self.error(),
@@ -211,7 +225,7 @@ impl Outstanding {
 
     fn ready(&mut self) -> Result<(), Unexpected> {
         match &mut self.mode {
-            Mode::Ending | Mode::Leaving => return Ok(()),
+            Mode::Ending { .. } | Mode::Leaving => return Ok(()),
             Mode::Unknown { asked, ready, .. } => {
                 (*asked, *ready) = (false, true);
                 return Ok(());

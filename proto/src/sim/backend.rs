@@ -177,7 +177,10 @@ impl BackendModel {
 
     /// True when Terminate, or the end of the input, cuts something off.
     pub(super) fn is_cut_off(&self) -> bool {
-        self.copy.is_some() || matches!(self.transaction, Transaction::Block | Transaction::Failed)
+        // Or the end of the input, up to which a failed COPY skips, comes instead of the Sync that its client has sent.
+        self.copy.is_some()
+            || self.ignore_till_sync
+            || matches!(self.transaction, Transaction::Block | Transaction::Failed)
     }
 
     /// True when Terminate is the next message.
