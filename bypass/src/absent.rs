@@ -73,7 +73,7 @@ absent! {
         set_rules(rules: PoolRules);
         grow(words: usize) -> usize;
         idle_word(index: usize) -> &AtomicU64;
-        set_waiting(clients: usize);
+        set_waiting(since: Option<Instant>);
         set_paused(paused: bool);
         linked(slot: usize) -> Option<u64>;
         is_orphan(slot: usize) -> bool;

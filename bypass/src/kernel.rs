@@ -105,7 +105,14 @@ impl Clock {
     }
 
     fn now(&self) -> u64 {
-        self.nanos + self.instant.elapsed().as_nanos() as u64
+        self.nanos_of(Instant::now())
+    }
+
+    fn nanos_of(&self, instant: Instant) -> u64 {
+        match instant.checked_duration_since(self.instant) {
+            Some(after) => self.nanos + after.as_nanos() as u64,
+            None => self.nanos - (self.instant - instant).as_nanos() as u64,
+        }
     }
 
     /// `None` for 0, which stands for never.

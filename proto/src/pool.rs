@@ -498,7 +498,7 @@ impl<S, W> Pool<S, W> {
     /// Lets the kernel path know whether clients wait.
     fn tell_waiting(&self) {
         if let Some(shared) = &self.shared {
-            shared.set_waiting(self.waiting.len());
+            shared.set_waiting(self.waiting.oldest());
         }
     }
 

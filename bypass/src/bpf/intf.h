@@ -176,11 +176,12 @@ struct pool {
 	__u64 idle[POOL_CHUNKS];	/* bit = server may be claimed, by either path */
 	__u64 lendable[POOL_CHUNKS];	/* bit = by the kernel path, too */
 	__u32 chunk[POOL_CHUNKS];	/* where the servers of each chunk begin, in chunks */
-	__u32 waiting;			/* clients that wait for a server */
+	__u64 waiting_since;		/* CLOCK_MONOTONIC: the first of the clients that wait for a server; 0 = none waits */
 	__u32 flags;			/* enum pool_flags */
 	__u32 reply_limit;		/* kernel_path_reply_limit */
 	__u32 packet_len_max;		/* max_packet_size */
-	__u64 unused[2];
+	__u32 unused;
+	__u64 unused2;
 } __attribute__((aligned(64)));
 
 struct totals {

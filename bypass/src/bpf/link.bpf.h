@@ -5,6 +5,10 @@
 
 /* Idle servers looked at in each chunk before the kernel path gives up. */
 #define CLAIM_TRIES 16
+/* How long a waiting client may be overtaken: a few times the slice that the scheduler gives a process. Measured with
+ * pgbench -S on 20 servers, requests that had to go through user space: with 0, 1, 4 and 10 ms 17, 8, 6 and 6 % of 32
+ * clients', 50, 35, 17 and 8 % of 100 clients'. */
+#define OVERTAKE_NS 10000000ull
 /* Attempts at changing a word that others change. */
 #define WORD_TRIES 32
 /* Looks at a reference count before a reply is taken as being in flight. */
@@ -65,6 +69,18 @@ static __always_inline void unclaim(struct pool *pool, __u32 slot)
 
 	if (chunk < POOL_CHUNKS)
 		__sync_fetch_and_or(&pool->idle[chunk], 1ull << (slot % CHUNK_SERVERS));
+}
+
+/*
+ * Whether a client has to get in line. One that has just begun to wait may be overtaken: user space has to get a
+ * processor before it can give it a server, and until then idle servers would stand still; and with more clients than
+ * servers the line would never end, so that nobody got past it. User space itself serves strictly in order.
+ */
+static __always_inline int must_queue(struct pool *pool)
+{
+	__u64 since = READ_ONCE(pool->waiting_since);
+
+	return since && bpf_ktime_get_ns() - since > OVERTAKE_NS;
 }
 
 /* Has user space look for servers that its waiting clients can have. It looks at all pools, so what is in the ring does

@@ -219,7 +219,7 @@ static __always_inline int tap_unlinked(struct tap *tap, struct client *c, __u32
 	reason = unsettled(tap, c);
 	if (reason)
 		return leave(tap, c, reason);
-	if (READ_ONCE(pool->waiting))
+	if (must_queue(pool))
 		return leave(tap, c, REASON_WAITING);
 	w = walk_requests(tap, pool, 0, 0);
 	if (!w->walk.len)
@@ -454,7 +454,7 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 	end_push(c);
 	unclaim(pool, s->slot);
 	/* In this order: a client that begins to wait says so and then looks at the idle set. */
-	if (READ_ONCE(pool->waiting))
+	if (READ_ONCE(pool->waiting_since))
 		wake_user_space();
 	return redirect(tap, n);
 }

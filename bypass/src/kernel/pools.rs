@@ -26,7 +26,7 @@ impl Kernel {
             field!(slot, idle[chunk]).set(0);
             field!(slot, lendable[chunk]).set(0);
         }
-        field!(slot, waiting).set(0);
+        field!(slot, waiting_since).set(0);
         field!(slot, flags).set(0);
         Some(pool)
     }
@@ -78,10 +78,11 @@ impl PoolSlot {
         field!(self.slot(), idle[index])
     }
 
-    /// How many clients wait for a server. What is claimed or found idle after this call is seen by a caller that looks
-    /// at the idle set next.
-    pub fn set_waiting(&self, clients: usize) {
-        field!(self.slot(), waiting).set(u32::try_from(clients).unwrap_or(u32::MAX));
+    /// Since when the first of the clients that wait for a server does. What was released before the kernel path knew of
+    /// it is found by a caller that looks at the idle set next.
+    pub fn set_waiting(&self, since: Option<Instant>) {
+        let since = since.map_or(0, |since| self.kernel.clock.nanos_of(since).max(1));
+        field!(self.slot(), waiting_since).set(since);
         fence(Ordering::SeqCst);
     }
 

@@ -19,8 +19,9 @@ pub trait Shared: Debug + Send + Sync {
     /// A word of the idle set.
     fn idle_word(&self, index: usize) -> &AtomicU64;
 
-    /// How many clients wait: while there are any, the kernel path claims nothing, and gives back what it releases.
-    fn set_waiting(&self, clients: usize);
+    /// Since when the first of the waiting clients waits, if any does. The kernel path tells of what it releases
+    /// meanwhile, and claims nothing once that client has waited for long.
+    fn set_waiting(&self, since: Option<Instant>);
 
     /// The same for a paused pool.
     fn set_paused(&self, paused: bool);

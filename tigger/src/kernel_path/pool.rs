@@ -39,8 +39,8 @@ impl Shared for SharedPool {
         self.slot.idle_word(index)
     }
 
-    fn set_waiting(&self, clients: usize) {
-        self.slot.set_waiting(clients);
+    fn set_waiting(&self, since: Option<Instant>) {
+        self.slot.set_waiting(since);
     }
 
     fn set_paused(&self, paused: bool) {
