@@ -385,41 +385,6 @@ impl<S, W> Pool<S, W> {
         self.check_launch(now);
     }
 
-    // The kernel path.
-
-    /// Takes a pair back that the kernel path has linked: the server of `client`, which is then linked on the user path.
-    /// `None` when the kernel path has none linked to it.
-    pub fn take_back(&mut self, client: ClientId) -> Option<(ServerId, S)> {
-        let shared = Arc::clone(self.shared.as_ref()?);
-        let index = (0..self.slots.len()).find(|&index| {
-            let is_idle = self.slots[index].entry.as_ref().is_some_and(|entry| idle_since(entry).is_some());
-            is_idle && shared.take_back(index, client)
-        })?;
-        Some(self.link(index, client))
-    }
-
-    /// Leaves a linked pair to the kernel path, which knows of the link already.
-    pub fn hand_over(&mut self, now: Instant, id: ServerId, server: S) {
-        if let Some(entry) = self.entry_mut(id) {
-            debug_assert!(matches!(entry.state, State::Active { .. }), "{id:?} was not linked");
-            entry.state = State::Idle { server, since: now };
-        }
-    }
-
-    /// The kernel path has released servers while clients wait.
-    pub fn handle_wake(&mut self, now: Instant) {
-        if !self.paused {
-            self.serve_waiting(now);
-        }
-    }
-
-    /// The client that the kernel path has linked to this server.
-    pub fn linked_by_kernel(&self, id: ServerId) -> Option<ClientId> {
-        let slot = self.slots.get(id.slot as usize).filter(|slot| slot.generation == id.generation)?;
-        idle_since(slot.entry.as_ref()?)?;
-        self.shared.as_ref()?.linked(id.slot as usize)
-    }
-
     /// Takes an idle server out because bytes or a hang-up arrived on it; `None` when it is no longer idle. The driver
     /// gives it back by [`Self::handle_release`] or ends it by [`Self::handle_closed`].
     pub fn take_idle(&mut self, id: ServerId) -> Option<S> {
@@ -493,13 +458,6 @@ impl<S, W> Pool<S, W> {
         let waiting = self.waiting.pop(purpose)?;
         self.tell_waiting();
         Some(waiting)
-    }
-
-    /// Lets the kernel path know whether clients wait.
-    fn tell_waiting(&self) {
-        if let Some(shared) = &self.shared {
-            shared.set_waiting(self.waiting.oldest());
-        }
     }
 
     /// True when the server in this slot is in the idle set: its state may say so although the kernel path has it.

@@ -7,27 +7,24 @@
 //! ```
 //! While it is idle, the kernel path may serve it (see [`crate::kernel_path`]).
 
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use nix::sys::socket::{self, MsgFlags};
-use tigger_proto::client::{Client, FromClient, WholeRequests};
+use tigger_proto::client::{Client, FromClient};
 use tigger_proto::error::{Error, Level};
-use tigger_proto::pool::{Claim, Grant, PoolMode, Purpose};
+use tigger_proto::pool::{Claim, Grant, Purpose};
 use tokio::sync::oneshot;
 
 use super::link::{Link, LinkEnd};
 use super::scratch::{CARRY_LEN_MAX, Pending, Scratch};
-use crate::kernel_path::{FarClient, FarServer, Reclaimed};
+use crate::kernel_path::FarClient;
 use crate::net::stream::Stream;
 use crate::pooler::Pooler;
 use crate::pooler::clients::{Activity, Guard};
-use crate::pooler::pool::{LinkRules, Pool};
+use crate::pooler::pool::Pool;
 use crate::pooler::server_conn::ServerConn;
-use crate::pooler::stats::Tally;
 use crate::process::unix_micros;
 
 /// A client that is logged in to a pool.
@@ -65,7 +62,7 @@ pub(super) enum Farewell {
 
 impl Farewell {
     /// The same where nothing may be said any more.
-    fn without_words(self) -> Self {
+    pub(super) fn without_words(self) -> Self {
         match self {
             Self::Told(error) => Self::Cut(error),
             silent => silent,
@@ -166,114 +163,6 @@ impl ClientConn {
                 return Ok(Next::TakenBack(server));
             }
         }
-    }
-
-    /// Leaves an idle client to the kernel path, if nothing of it is half done here.
-    fn hand_over(&mut self) {
-        if let (Some(far), Some(shared)) = (&mut self.far, self.pool.shared())
-            && !far.is_handed_over()
-            && self.carry.is_empty()
-            && self.client.at_border()
-            && self.to_client.is_empty()
-        {
-            far.hand_over(shared, &self.client.parameters, &self.stream);
-        }
-    }
-
-    /// Sends the requests in `carry` and leaves the pair to the kernel path, if it can have it: it left the client here
-    /// only for want of a server.
-    fn push(
-        &mut self,
-        mut server: Box<ServerConn>,
-        rules: LinkRules,
-        asked: Instant,
-    ) -> Result<Option<Link>, Farewell> {
-        let refused = |server| Ok(Some(Link::new(server, rules, asked)));
-        let (Some(client), Some(shared)) = (&mut self.far, self.pool.shared()) else { return refused(server) };
-        let may_push = rules.mode == PoolMode::Transaction
-            && server.far.is_some()
-            && self.to_client.is_empty()
-            && self.carry.len() <= PUSH_LEN_MAX
-            && client.may_push(&self.stream);
-        if !may_push {
-            return refused(server);
-        }
-        let Some(requests) = WholeRequests::read(&self.carry, rules.limits) else { return refused(server) };
-        if !server.watch_linked() {
-            return refused(server);
-        }
-        let id = server.id;
-        let gate = self.pool.run(|core| {
-            // Under the pool's lock: nobody looks for the server in between.
-            let parameters = server.server.parameters();
-            let gate = server.far.as_mut().map(|far| far.push(client, &requests, parameters));
-            core.hand_over(Instant::now(), id, server);
-            gate
-        });
-        client.push(shared, &self.client.parameters, &self.stream);
-        self.pool.counters.add(&Tally { server_assignment_count: 1, ..Tally::default() });
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let sent = gate.and_then(|gate| socket::send(gate.as_raw_fd(), &self.carry, flags).ok()).unwrap_or(0);
-        self.guard.info.set_server(0);
-        let rest = self.carry.split_off(sent);
-        self.carry.clear();
-        if rest.is_empty() {
-            return Ok(None);
-        }
-        // The socket took only a part, or is broken: the user path sends the rest, or learns why it cannot.
-        let server = self.take_back().ok_or(Farewell::Told(Error::ServerCrashed))?;
-        Ok(Some(Link::resumed(server, rules, asked).sending(rest)))
-    }
-
-    /// The kernel path left bytes to the user path: gets the client back, and its server if it is linked.
-    async fn reclaim(&mut self) -> Option<Box<ServerConn>> {
-        let far = self.far.as_mut()?;
-        if far.reclaim() == Reclaimed::Kept {
-            return None;
-        }
-        let unfit = far.is_unfit();
-        let server = self.take_back();
-        if server.is_none()
-            && let Some(far) = &self.far
-        {
-            // What another server says must not overtake the end of the last reply. In this order: a server that was
-            // released before it could be taken back is known as the last one by then.
-            far.landed().await;
-        }
-        if unfit {
-            self.far = None;
-        }
-        server
-    }
-
-    /// Takes the pair back that the kernel path has linked, if it has.
-    fn take_back(&mut self) -> Option<Box<ServerConn>> {
-        let far = self.far.as_mut()?;
-        let (id, mut server) = self.pool.run(|core| core.take_back(self.guard.info.id))?;
-        far.reclaim();
-        debug_assert_eq!(id, server.id);
-        let request_rest = server.resume();
-        self.client.resume(request_rest);
-        self.guard.info.set_server(server.info.serial);
-        Some(server)
-    }
-
-    /// The client leaves, or must: what the kernel path has linked to it is let go first. An error must not be sent
-    /// into the middle of a reply.
-    fn part(&mut self, farewell: Farewell) -> Farewell {
-        let Some(far) = &mut self.far else { return farewell };
-        if far.reclaim() == Reclaimed::Kept {
-            return farewell;
-        }
-        let Some(server) = self.take_back() else {
-            let in_flight = self.far.as_ref().is_some_and(|far| far.is_in_flight());
-            return if in_flight { farewell.without_words() } else { farewell };
-        };
-        let is_amid = !server.at_border() || server.far.as_ref().is_some_and(FarServer::is_in_flight);
-        let link = Link::resumed(server, self.pool.link_rules(), Instant::now());
-        // The farewell is known already, and the server goes where it belongs.
-        drop(self.unlink(link, LinkEnd::ClientLeft(Error::ClientUnexpectedEof)));
-        if is_amid { farewell.without_words() } else { farewell }
     }
 
     /// Reads once into `carry`.
@@ -417,7 +306,7 @@ impl ClientConn {
     }
 
     /// The link ended: the server goes where it belongs.
-    fn unlink(&mut self, link: Link, end: LinkEnd) -> Result<(), Farewell> {
+    pub(super) fn unlink(&mut self, link: Link, end: LinkEnd) -> Result<(), Farewell> {
         let whole = link.is_whole(self);
         let Link { server, tally, last_ready, .. } = link;
         self.guard.info.set_server(0);
@@ -447,22 +336,6 @@ impl ClientConn {
             LinkEnd::ClientLeft(reason) => Err(Farewell::Silent(reason)),
             LinkEnd::ClientFails(reason) | LinkEnd::ServerFails(reason) => Err(told(reason)),
         }
-    }
-
-    /// Leaves the client and its server, between two requests, to the kernel path.
-    fn hand_over_pair(&mut self, server: Box<ServerConn>) {
-        let (Some(far), Some(shared)) = (&mut self.far, self.pool.shared()) else {
-            unreachable!("only pairs of far ends are handed over")
-        };
-        let (id, status) = (server.id, server.server.status());
-        self.pool.run(|core| {
-            // Under the pool's lock: nobody looks for the server in between.
-            if let Some(other) = &server.far {
-                other.hand_over(far, status);
-            }
-            core.hand_over(Instant::now(), id, server);
-        });
-        far.hand_over(shared, &self.client.parameters, &self.stream);
     }
 
     /// The last word to the client, and the log line.
@@ -516,10 +389,6 @@ pub(crate) async fn say_goodbye(stream: &mut Stream, pending: &mut Pending, resp
 /// Memory for unused bytes that an idle client may keep: enough for most queries, so that a busy client does not
 /// allocate each time.
 const IDLE_CARRY_LEN: usize = 512;
-
-/// Longest requests that are sent with one call while the pool has the server: the socket's buffer is empty, and takes
-/// them.
-const PUSH_LEN_MAX: usize = 4096;
 
 /// How long a client may take to accept its last message.
 const GOODBYE_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(1);

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* The client's tap: links a server when a request comes, notes what the server owes, and redirects to it. */
+#ifndef TIGGER_REQUESTS_BPF_H
+#define TIGGER_REQUESTS_BPF_H
+
+static long each_request(__u32 unused, void *context)
+{
+	struct loop *loop = context;
+	struct request_walk *w = &loop->end->request;
+	__u32 at = w->walk.at & RUN_BYTES;
+	__u8 bytes[HEADER_LEN + 2] = {};
+	__u8 *data = loop->msg->data, *end = loop->msg->data_end;
+	__u32 there;
+
+	if (w->walk.rest)
+		return walk_rest(&w->walk);
+	if (w->walk.at >= w->walk.len)
+		return 1;
+	data += at;
+	if (data + 7 <= end) {
+		__builtin_memcpy(bytes, data, 7);
+		there = 7;
+	} else if (data + 6 <= end) {
+		__builtin_memcpy(bytes, data, 6);
+		there = 6;
+	} else if (data + 5 <= end) {
+		__builtin_memcpy(bytes, data, 5);
+		there = 5;
+	} else if (data + 1 <= end) {
+		bytes[0] = data[0];
+		there = 1;
+	} else {
+		return 1;
+	}
+	return request_step(w, bytes, there);
+}
+
+/* Walks the requests in the first element, on from where the stream stands. */
+static __always_inline struct request_walk *walk_requests(struct tap *tap, struct pool *pool, __u32 rest, __u32 open)
+{
+	__u32 limit = READ_ONCE(pool->reply_limit), longest = READ_ONCE(pool->packet_len_max);
+	struct loop loop = { .msg = tap->msg, .end = tap->end };
+	struct request_walk *w = &tap->end->request;
+
+	w->walk = (struct walk){ .len = run_len(tap->msg), .rest = rest };
+	w->flags = READ_ONCE(pool->flags);
+	w->len_max = longest < limit ? longest : limit;
+	w->count = 0;
+	w->enders = 0;
+	w->open = open;
+	bpf_loop(RUN_MESSAGES, each_request, &loop, 0);
+	return w;
+}
+
+/* Notes the requests of this run in the log, beyond those that count. */
+static __always_inline void log_requests(struct server *s, struct request_walk *w, __u32 sent)
+{
+	for (__u32 i = 0; i < RUN_REQUESTS; i++) {
+		if (i >= w->count)
+			break;
+		s->log[(sent + i) & (LOG_LEN - 1)] = w->kinds[i];
+	}
+}
+
+/*
+ * Whether everything that went through the user path is done with: it has read all that the client sent it, and the
+ * client has read all that it sent. Also forgets what the client had to read, where it has read everything.
+ */
+static __always_inline __u32 unsettled(struct tap *tap, struct client *c)
+{
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(tap->msg->sk);
+	struct sk_psock *psock;
+	__u64 first = 0;
+
+	if (!tcp)
+		return REASON_OPAQUE;
+	if (!is_nonblocking(tcp))
+		return REASON_BLOCKING;
+	if (tcp->write_seq - READ_ONCE(c->sequence) != READ_ONCE(c->read))
+		return REASON_USER_BUSY;
+	if (tcp->bytes_received != READ_ONCE(c->written) || tcp->copied_seq != tcp->rcv_nxt)
+		return REASON_UNREAD;
+	psock = psock_of(tcp);
+	if (!bpf_probe_read_kernel(&first, sizeof(first), &psock->ingress_msg.next) &&
+	    first == (__u64)&psock->ingress_msg)
+		WRITE_ONCE(c->unread, 0);
+	return REASON_NONE;
+}
+
+/* A request of a client that is not linked: links it to an idle server, if that can be. */
+static __always_inline int tap_unlinked(struct tap *tap, struct client *c, __u32 client)
+{
+	struct pool *pool = pool_at(READ_ONCE(c->pool));
+	struct server *s, *last;
+	struct request_walk *w;
+	__u32 reason, index, flags, slot;
+	__u64 word, linked, now;
+
+	if (!pool)
+		return pass(tap);
+	/* Nothing was sent to the user path before this; so what it did for this client is over, too. */
+	last = c->last_server ? server_at(c->last_server - 1) : NULL;
+	if (last && in_flight(last))
+		return leave(tap, c, REASON_IN_FLIGHT);
+	WRITE_ONCE(c->last_server, 0);
+	flags = READ_ONCE(pool->flags);
+	if ((flags & (POOL_ENABLED | POOL_PAUSED)) != POOL_ENABLED)
+		return leave(tap, c, REASON_DISABLED);
+	reason = unsettled(tap, c);
+	if (reason)
+		return leave(tap, c, reason);
+	if (must_queue(pool))
+		return leave(tap, c, REASON_WAITING);
+	w = walk_requests(tap, pool, 0, 0);
+	if (!w->walk.len)
+		return leave(tap, c, REASON_OPAQUE);
+	if (!w->count)
+		return leave(tap, c, w->walk.reason ?: REASON_REQUEST);
+	index = claim(pool, READ_ONCE(c->params));
+	if (!index)
+		return leave(tap, c, REASON_NO_SERVER);
+	s = server_at(index - 1);
+	if (!s)
+		return leave(tap, c, REASON_NO_SERVER);
+	slot = READ_ONCE(s->slot);
+	if (!aim(tap, &s->cookie)) {
+		unclaim(pool, slot);
+		return leave(tap, c, REASON_GONE);
+	}
+	now = bpf_ktime_get_ns();
+	s->client_cookie = tap->end->cookie;
+	s->request[0].rest = w->walk.rest;
+	s->request[0].base = 0;
+	s->request[0].sent = w->count;
+	s->request[0].bytes = w->walk.at;
+	__builtin_memset(&s->reply[0], 0, sizeof(s->reply[0]));
+	s->reply[0].status = 'I';
+	log_requests(s, w, 0);
+	s->request_ns = now;
+	s->xact_ns = now;
+	word = READ_ONCE(s->word);
+	linked = client | w->enders * WORD_OWED_ONE | (w->open ? WORD_OPEN : 0) | (word & (WORD_GENERATION | WORD_RETURN));
+	WRITE_ONCE(c->server, index);
+	if (word_client(word) || __sync_val_compare_and_swap(&s->word, word, linked) != word) {
+		/* User space changed its mind about this server in this moment. */
+		unclaim(pool, slot);
+		tap->was_cut = 1;
+		return leave(tap, c, REASON_RACE);
+	}
+	s->links++;
+	s->requests += w->enders;
+	s->received += w->walk.at;
+	WRITE_ONCE(c->request_ns, now);
+	return redirect(tap, w->walk.at);
+}
+
+/* More from a client that is linked. */
+static __always_inline int tap_linked(struct tap *tap, struct client *c, __u32 client, struct server *s)
+{
+	struct pool *pool = pool_at(READ_ONCE(s->pool));
+	struct request_state old, new;
+	struct request_walk *w;
+	__u64 word, next;
+	__u32 which, other;
+
+	if (!pool)
+		return take_back(tap, c, s, client, REASON_DISABLED);
+	if (READ_ONCE(c->handed_over)) {
+		__u32 reason = unsettled(tap, c);
+
+		if (reason)
+			return take_back(tap, c, s, client, reason);
+		WRITE_ONCE(c->handed_over, 0);
+	}
+	word = READ_ONCE(s->word);
+	which = (word & WORD_REQUEST) ? 1 : 0;
+	other = which ^ 1;
+	old = s->request[which & 1];
+	w = walk_requests(tap, pool, old.rest, (word & WORD_OPEN) ? 1 : 0);
+	if (!w->walk.at)
+		return take_back(tap, c, s, client, w->walk.reason ?: REASON_OPAQUE);
+	if (!aim(tap, &s->cookie))
+		return take_back(tap, c, s, client, REASON_GONE);
+	for (int tries = 0; tries < WORD_TRIES; tries++) {
+		word = READ_ONCE(s->word);
+		if (word_client(word) != client || word & WORD_USER) {
+			/* Taken back in this moment. The target is set already. */
+			tap->was_cut = 1;
+			return leave(tap, c, REASON_RACE);
+		}
+		new = old;
+		if (!(word & (WORD_OWED | WORD_OPEN))) {
+			new.base = old.sent;
+			new.bytes = 0;
+		}
+		new.rest = w->walk.rest;
+		new.sent += w->count;
+		new.bytes += w->walk.at;
+		if (new.sent - new.base > LOG_LEN || new.bytes > w->len_max) {
+			tap->was_cut = 1;
+			return take_back(tap, c, s, client,
+					 new.bytes > w->len_max ? REASON_REQUEST_LONG : REASON_PIPELINE);
+		}
+		s->request[other & 1] = new;
+		log_requests(s, w, old.sent);
+		if (!(word & WORD_OWED)) {
+			s->request_ns = bpf_ktime_get_ns();
+			if (s->reply[(word & WORD_REPLY) ? 1 : 0].status == 'I')
+				s->xact_ns = s->request_ns;
+		}
+		next = (word + w->enders * WORD_OWED_ONE) & ~WORD_OPEN;
+		next |= w->open ? WORD_OPEN : 0;
+		next ^= WORD_REQUEST;
+		if (__sync_val_compare_and_swap(&s->word, word, next) == word) {
+			s->requests += w->enders;
+			s->received += w->walk.at;
+			return redirect(tap, w->walk.at);
+		}
+	}
+	return SK_DROP;
+}
+
+static __always_inline int tap_client(struct tap *tap, __u32 index)
+{
+	struct client *c = client_at(index);
+	struct server *s;
+	__u64 word;
+
+	if (!c || READ_ONCE(c->cookie) != tap->end->cookie || READ_ONCE(c->owner) != OWNER_KERNEL)
+		return pass(tap);
+	if (c->server) {
+		s = server_at(c->server - 1);
+		if (!s)
+			return pass(tap);
+		word = READ_ONCE(s->word);
+		if (word_client(word) == index + 1 && READ_ONCE(s->client_cookie) == tap->end->cookie) {
+			if (word & WORD_USER)
+				return leave(tap, c, REASON_RACE);
+			return tap_linked(tap, c, index + 1, s);
+		}
+	}
+	return tap_unlinked(tap, c, index + 1);
+}
+
+#endif
