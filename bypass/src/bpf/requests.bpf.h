@@ -62,15 +62,24 @@ static __always_inline void log_requests(struct server *s, struct request_walk *
 	}
 }
 
+/* Forgets what the client had to read, where it has read everything that was redirected to it. */
+static __always_inline void forget_unread(struct tcp_sock *tcp, struct client *c)
+{
+	struct sk_psock *psock = psock_of(tcp);
+	__u64 first = 0;
+
+	if (!bpf_probe_read_kernel(&first, sizeof(first), &psock->ingress_msg.next) &&
+	    first == (__u64)&psock->ingress_msg)
+		WRITE_ONCE(c->unread, 0);
+}
+
 /*
  * Whether everything that went through the user path is done with: it has read all that the client sent it, and the
- * client has read all that it sent. Also forgets what the client had to read, where it has read everything.
+ * client has read all that it sent.
  */
 static __always_inline __u32 unsettled(struct tap *tap, struct client *c)
 {
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(tap->msg->sk);
-	struct sk_psock *psock;
-	__u64 first = 0;
 
 	if (!tcp)
 		return REASON_OPAQUE;
@@ -80,10 +89,7 @@ static __always_inline __u32 unsettled(struct tap *tap, struct client *c)
 		return REASON_USER_BUSY;
 	if (tcp->bytes_received != READ_ONCE(c->written) || tcp->copied_seq != tcp->rcv_nxt)
 		return REASON_UNREAD;
-	psock = psock_of(tcp);
-	if (!bpf_probe_read_kernel(&first, sizeof(first), &psock->ingress_msg.next) &&
-	    first == (__u64)&psock->ingress_msg)
-		WRITE_ONCE(c->unread, 0);
+	forget_unread(tcp, c);
 	return REASON_NONE;
 }
 
@@ -160,11 +166,18 @@ static __always_inline int tap_linked(struct tap *tap, struct client *c, __u32 c
 	struct pool *pool = pool_at(READ_ONCE(s->pool));
 	struct request_state old, new;
 	struct request_walk *w;
+	struct tcp_sock *tcp;
 	__u64 word, next;
 	__u32 which, other;
 
 	if (!pool)
 		return take_back(tap, c, s, client, REASON_DISABLED);
+	/* Before the limit is near: in session pooling a link lasts. */
+	if (READ_ONCE(c->unread) > READ_ONCE(pool->reply_limit) / 4) {
+		tcp = bpf_skc_to_tcp_sock(tap->msg->sk);
+		if (tcp)
+			forget_unread(tcp, c);
+	}
 	if (READ_ONCE(c->handed_over)) {
 		__u32 reason = unsettled(tap, c);
 
