@@ -92,3 +92,6 @@ impl<S, W> Pool<S, W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,369 @@
+//! A pool and a kernel path that claims and releases behind its back, under random operations.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::error::Error;
+use crate::pool::{Action, Claim, Grant, PoolLimits, Purpose, ServerState, Ticket};
+
+/// A kernel path that links what is idle, as the programs do.
+#[derive(Debug, Default)]
+struct Kernel {
+    idle: [AtomicU64; 1],
+    slots: Mutex<Slots>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    links: [Option<Link>; SLOTS],
+    demanded: HashSet<usize>,
+    held: HashSet<usize>,
+    waiting: bool,
+    paused: bool,
+}
+
+/// More than the pool of the test ever has, because the standard library has defaults for no longer arrays.
+const SLOTS: usize = 32;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Link {
+    client: ClientId,
+    /// Left to the user path, which has to take the pair back.
+    user: bool,
+}
+
+impl Kernel {
+    fn slots(&self) -> std::sync::MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap()
+    }
+
+    /// A client has a request: links it if it can.
+    fn request(&self, client: ClientId) -> bool {
+        let mut slots = self.slots();
+        let idle = self.idle[0].load(Ordering::SeqCst);
+        if slots.paused || slots.waiting || idle == 0 {
+            return false;
+        }
+        let slot = idle.trailing_zeros() as usize;
+        self.idle[0].fetch_and(!(1 << slot), Ordering::SeqCst);
+        assert_eq!(slots.links[slot].replace(Link { client, user: false }), None, "linked twice");
+        true
+    }
+
+    /// The server answers: releases it, or leaves it to the user path. True when user space must be woken.
+    fn reply(&self, slot: usize) -> bool {
+        let mut slots = self.slots();
+        let must_return = slots.paused || slots.demanded.contains(&slot) || slots.held.contains(&slot);
+        if must_return {
+            slots.links[slot].as_mut().unwrap().user = true;
+            return false;
+        }
+        slots.links[slot] = None;
+        self.idle[0].fetch_or(1 << slot, Ordering::SeqCst);
+        slots.waiting
+    }
+
+    fn linked(&self, wanted: impl Fn(&Link) -> bool) -> Vec<(usize, ClientId)> {
+        let slots = self.slots();
+        let links = slots.links.iter().enumerate();
+        links.filter_map(|(slot, link)| link.filter(&wanted).map(|link| (slot, link.client))).collect()
+    }
+}
+
+impl Shared for Kernel {
+    fn grow(&self, words: usize) -> usize {
+        words.min(1)
+    }
+
+    fn idle_word(&self, index: usize) -> &AtomicU64 {
+        &self.idle[index]
+    }
+
+    fn set_waiting(&self, since: Option<Instant>) {
+        self.slots().waiting = since.is_some();
+    }
+
+    fn set_paused(&self, paused: bool) {
+        self.slots().paused = paused;
+    }
+
+    fn linked(&self, slot: usize) -> Option<ClientId> {
+        self.slots().links[slot].map(|link| link.client)
+    }
+
+    fn is_orphan(&self, _: usize) -> bool {
+        false
+    }
+
+    fn released_at(&self, _: usize) -> Option<Instant> {
+        None
+    }
+
+    fn demand(&self, slot: usize) {
+        self.slots().demanded.insert(slot);
+    }
+
+    fn take_back(&self, slot: usize, client: ClientId) -> bool {
+        let mut slots = self.slots();
+        let is_his = slots.links[slot].is_some_and(|link| link.client == client);
+        if is_his {
+            slots.links[slot] = None;
+        }
+        is_his
+    }
+
+    fn begin_hold(&self, slot: usize, client: ClientId) -> bool {
+        let mut slots = self.slots();
+        let is_his = slots.links[slot].is_some_and(|link| link.client == client);
+        if is_his {
+            slots.held.insert(slot);
+        }
+        is_his
+    }
+
+    fn end_hold(&self, slot: usize) {
+        self.slots().held.remove(&slot);
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Operation {
+    Request,
+    Reply(usize),
+    TakeBack(usize),
+    HandOver(usize),
+    Claim,
+    Leave(usize),
+    Release(usize),
+    LogIn,
+    BeginCancel(usize),
+    EndCancel(usize),
+    Pass(u64),
+    Pause,
+    Resume,
+    Reconnect,
+    Evict,
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    use Operation::*;
+    prop_oneof![
+        8 => Just(Request),
+        8 => any::<usize>().prop_map(Reply),
+        3 => any::<usize>().prop_map(TakeBack),
+        1 => any::<usize>().prop_map(HandOver),
+        4 => Just(Claim),
+        1 => any::<usize>().prop_map(Leave),
+        4 => any::<usize>().prop_map(Release),
+        4 => Just(LogIn),
+        1 => any::<usize>().prop_map(BeginCancel),
+        1 => any::<usize>().prop_map(EndCancel),
+        2 => (0..8_u64).prop_map(Pass),
+        1 => Just(Pause),
+        2 => Just(Resume),
+        1 => Just(Reconnect),
+        1 => Just(Evict),
+    ]
+}
+
+struct Model {
+    pool: Pool<u32, ClientId>,
+    kernel: Arc<Kernel>,
+    now: Instant,
+    logins: Vec<ServerId>,
+    /// Servers on the user path, with their clients.
+    out: Vec<(ServerId, u32, ClientId)>,
+    waiting: Vec<(ClientId, Ticket)>,
+    cancels: Vec<ServerId>,
+    closed: HashSet<u32>,
+    servers: u32,
+    clients: u64,
+}
+
+impl Model {
+    fn new() -> Self {
+        let limits = PoolLimits {
+            pool_size: 3,
+            min_pool_size: 1,
+            reserve_pool_size: 0,
+            reserve_pool_timeout: None,
+            server_lifetime: Duration::from_secs(30),
+            server_idle_timeout: Some(Duration::from_secs(10)),
+            server_login_retry: Duration::from_secs(1),
+            query_wait_timeout: None,
+        };
+        let kernel = Arc::new(Kernel::default());
+        let pool = Pool::new(limits, Arc::default(), Arc::default());
+        Self {
+            pool: pool.sharing(Arc::clone(&kernel) as Arc<dyn Shared>),
+            kernel,
+            now: Instant::now(),
+            logins: Vec::new(),
+            out: Vec::new(),
+            waiting: Vec::new(),
+            cancels: Vec::new(),
+            closed: HashSet::new(),
+            servers: 0,
+            clients: 0,
+        }
+    }
+
+    fn new_client(&mut self) -> ClientId {
+        self.clients += 1;
+        ClientId(self.clients)
+    }
+
+    fn pick<T: Copy>(from: &[T], n: usize) -> Option<T> {
+        (!from.is_empty()).then(|| from[n % from.len()])
+    }
+
+    fn apply(&mut self, operation: Operation) {
+        match operation {
+            Operation::Request => {
+                let client = self.new_client();
+                if !self.kernel.request(client) {
+                    self.claim(client);
+                }
+            }
+            Operation::Reply(n) => {
+                if let Some((slot, _)) = Self::pick(&self.kernel.linked(|link| !link.user), n)
+                    && self.kernel.reply(slot)
+                {
+                    self.pool.handle_wake(self.now);
+                }
+            }
+            Operation::TakeBack(n) => {
+                if let Some((_, client)) = Self::pick(&self.kernel.linked(|_| true), n) {
+                    let (id, server) = self.pool.take_back(client).expect("it is linked");
+                    self.out.push((id, server, client));
+                }
+            }
+            Operation::HandOver(n) => {
+                if !self.out.is_empty() {
+                    let (id, server, client) = self.out.swap_remove(n % self.out.len());
+                    let link = Link { client, user: false };
+                    assert_eq!(self.kernel.slots().links[id.slot as usize].replace(link), None);
+                    self.pool.hand_over(self.now, id, server);
+                }
+            }
+            Operation::Claim => {
+                let client = self.new_client();
+                self.claim(client);
+            }
+            Operation::Leave(n) => {
+                if let Some((client, ticket)) = Self::pick(&self.waiting, n) {
+                    assert!(self.pool.leave(ticket));
+                    self.waiting.retain(|(waiting, _)| *waiting != client);
+                }
+            }
+            Operation::Release(n) => {
+                if !self.out.is_empty() {
+                    let (id, server, _) = self.out.swap_remove(n % self.out.len());
+                    // Lending starts anew.
+                    self.kernel.slots().demanded.remove(&(id.slot as usize));
+                    self.pool.handle_release(self.now, id, server);
+                }
+            }
+            other => self.apply_rare(other),
+        }
+        self.judge();
+    }
+
+    fn apply_rare(&mut self, operation: Operation) {
+        match operation {
+            Operation::LogIn => {
+                if let Some(id) = self.logins.pop() {
+                    self.kernel.slots().demanded.remove(&(id.slot as usize));
+                    self.servers += 1;
+                    self.pool.handle_connected(self.now, id, self.servers, Box::default());
+                }
+            }
+            Operation::BeginCancel(n) => {
+                if let Some((_, client)) = Self::pick(&self.kernel.linked(|_| true), n) {
+                    let (id, _) = self.pool.begin_cancel(client).expect("it is linked");
+                    self.cancels.push(id);
+                }
+            }
+            Operation::EndCancel(n) => {
+                if !self.cancels.is_empty() {
+                    let id = self.cancels.swap_remove(n % self.cancels.len());
+                    self.pool.end_cancel(self.now, id);
+                }
+            }
+            Operation::Pass(seconds) => {
+                self.now += Duration::from_secs(seconds);
+                self.pool.handle_tick(self.now);
+            }
+            Operation::Pause => self.pool.pause(),
+            Operation::Resume => self.pool.resume(self.now),
+            Operation::Reconnect => self.pool.reconnect(self.now, &Error::CloseNeeded),
+            Operation::Evict => drop(self.pool.evict()),
+            _ => unreachable!("applied before"),
+        }
+    }
+
+    fn claim(&mut self, client: ClientId) {
+        match self.pool.claim(self.now, client) {
+            Claim::Linked(id, server) => self.out.push((id, server, client)),
+            Claim::MustWait => {
+                // In between the kernel path may release one.
+                if let Some((slot, _)) = self.kernel.linked(|link| !link.user).first() {
+                    self.kernel.reply(*slot);
+                }
+                let ticket = self.pool.wait(self.now, client, Purpose::Server, client);
+                self.waiting.push((client, ticket));
+            }
+            Claim::Failed(error) => panic!("{error}"),
+        }
+    }
+
+    fn judge(&mut self) {
+        while let Some(action) = self.pool.poll_action() {
+            match action {
+                Action::Connect(id) => self.logins.push(id),
+                Action::Close(_, server, _) => assert!(self.closed.insert(server), "{server} closed twice"),
+                Action::Grant(client, Grant::Server(id, server)) => {
+                    assert_eq!(self.waiting.remove(0).0, client, "not the first");
+                    self.out.push((id, server, client));
+                }
+                Action::Evict(_) => {}
+                other @ Action::Grant(..) => panic!("{other:?}"),
+            }
+        }
+        let mut here = HashSet::new();
+        for (_, server, client) in &self.out {
+            assert!(here.insert(*server), "{server} is with two, one of them {client:?}");
+            assert!(!self.closed.contains(server), "{server} is closed and with {client:?}");
+        }
+        let states: Vec<ServerState> = self.pool.servers().map(|view| view.state).collect();
+        let linked = self.kernel.linked(|_| true);
+        let is_active = |client: ClientId| states.contains(&ServerState::Active(client));
+        assert!(linked.iter().all(|(_, client)| is_active(*client)), "{linked:?} {states:?}");
+        let active = states.iter().filter(|state| matches!(state, ServerState::Active(_))).count();
+        assert_eq!(active, self.out.len() + linked.len(), "{states:?}");
+        assert_eq!(self.pool.linked_by_kernel_count(), linked.len());
+        let connected = states.iter().filter(|state| **state != ServerState::Login).count();
+        assert_eq!(connected + self.closed.len(), self.servers as usize, "leaked: {states:?}");
+        let idle = states.iter().filter(|state| **state == ServerState::Idle).count();
+        assert!(idle == 0 || self.waiting.is_empty() || self.pool.is_paused(), "{idle} idle, {:?} wait", self.waiting);
+        assert_eq!(self.kernel.slots().waiting, !self.waiting.is_empty());
+        for (slot, _) in &linked {
+            assert_eq!(self.kernel.idle[0].load(Ordering::SeqCst) & (1 << slot), 0, "slot {slot} is linked and idle");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn both_paths_never_have_the_same_server(operations in prop::collection::vec(operation(), 0..200)) {
+        let mut model = Model::new();
+        for operation in operations {
+            model.apply(operation);
+        }
+    }
+}
