@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 
 need_cargo
 need_compiler
+need_bpf_toolchain
 need_postgres
 raise_fd_limit
 # Tests that lack something add a line here.
