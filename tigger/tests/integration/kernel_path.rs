@@ -19,7 +19,7 @@ use crate::support::{Console, proxy, until};
 use crate::wire::Wire;
 
 /// A proxy with a kernel path; `None`, and counted, where that cannot be had.
-fn kernel_proxy(options: &ProxyOptions) -> Option<Proxy> {
+pub(crate) fn kernel_proxy(options: &ProxyOptions) -> Option<Proxy> {
     let proxy = proxy(&options.clone().default_setting("kernel_path", "auto"));
     let reason = figure(&mut Console::new(&proxy), "reason");
     if reason.is_empty() {
@@ -38,17 +38,17 @@ fn figure(console: &mut Console, name: &str) -> String {
 
 /// The counters of SHOW KERNEL_PATH.
 #[derive(Clone, Debug)]
-struct Counters(BTreeMap<String, u64>);
+pub(crate) struct Counters(BTreeMap<String, u64>);
 
 impl Counters {
-    fn read(console: &mut Console) -> Self {
+    pub(crate) fn read(console: &mut Console) -> Self {
         let table = console.table("SHOW KERNEL_PATH");
         let counters = table.iter().filter_map(|row| Some((row["name"].to_owned(), row["value"].parse().ok()?)));
         Self(counters.collect())
     }
 
     #[track_caller]
-    fn get(&self, name: &str) -> u64 {
+    pub(crate) fn get(&self, name: &str) -> u64 {
         *self.0.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}"))
     }
 

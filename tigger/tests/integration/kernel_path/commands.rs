@@ -278,6 +278,23 @@ fn clients_are_served_in_the_order_in_which_they_wait() {
     assert!(times.is_sorted(), "{times:?}");
 }
 
+/// A Query between an extended query and its Sync is skipped when that fails: it has no ReadyForQuery of its own.
+#[test]
+fn a_query_that_is_skipped_keeps_no_server() {
+    let Some(postgres) = postgres() else { return };
+    let Some(proxy) = kernel_proxy(&options(postgres).pool_size(1)) else { return };
+    let (mut console, mut client) = (Console::new(&proxy), Wire::new(&proxy));
+    let parse = message(b'P', &[&cstr("")[..], &cstr("no sql"), &[0; 2]].concat());
+    for requests in [vec![parse.clone(), message(b'Q', &cstr("select 1"))], vec![parse]] {
+        warm_up(&mut console, &mut client);
+        client.send_raw(&[requests.concat(), message(b'S', b"")].concat());
+        assert_eq!(client.reply().kinds, "EZ");
+        console.until_quiet("postgres");
+        until("the server is released", || figure(&mut console, "linked_now") == "0");
+        assert_eq!(Wire::new(&proxy).value("select 'next'"), "next");
+    }
+}
+
 /// Statistics of a workload with known counts.
 fn totals(postgres: &Postgres, kernel_path: &str) -> Option<Vec<(String, String)>> {
     let options = options(postgres).setting("kernel_path", kernel_path).pool_size(1);

@@ -106,7 +106,7 @@ fn a_copy_that_is_not_read() {
 #[test]
 fn it_does_not_spin_after_work() {
     let Some(postgres) = postgres() else { return };
-    let options = options(postgres).pool_size(10).setting("server_idle_timeout", "2");
+    let options = options(postgres).pool_size(10).setting("server_idle_timeout", "2").setting("max_client_conn", "200");
     let Some(proxy) = kernel_proxy(&options) else { return };
     let mut console = Console::new(&proxy);
     let mut clients: Vec<Wire> = (0..100).map(|_| Wire::new(&proxy)).collect();
