@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.."
 
 need_cargo
 need_compiler
+need_bpf_toolchain
 need_postgres
 need_pgbouncer
 if [ "$(id -u)" -eq 0 ]; then need_ip; fi

@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 
 need_cargo
 need_compiler
+need_bpf_toolchain
 page=doc/config.md
 fresh=$(mktemp)
 trap 'rm -f "$fresh"' EXIT

@@ -22,6 +22,17 @@ need_compiler() {
   fi
 }
 
+# The kernel path's programs are compiled by clang and loaded by libbpf, which libbpf-sys builds from its sources.
+need_bpf_toolchain() {
+  local header
+  command -v clang >/dev/null || install_package clang "it compiles the programs of the kernel path"
+  command -v pkg-config >/dev/null || install_package pkg-config "the build of libbpf looks for libraries with it"
+  for header in libelf-dev:gelf.h zlib1g-dev:zlib.h; do
+    echo "#include <${header#*:}>" | cc -E - >/dev/null 2>&1 ||
+      install_package "${header%%:*}" "libbpf, which loads the programs of the kernel path, is built with it"
+  done
+}
+
 need_postgres() {
   if ! command -v initdb >/dev/null && ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; then
     install_package postgresql "a throw-away PostgreSQL server is started; the packaged one is not touched"
@@ -37,6 +48,10 @@ need_pgbouncer() {
 need_ip() {
   command -v ip >/dev/null || install_package iproute2 "network namespaces stand for other hosts in the benchmark"
   command -v nsenter >/dev/null || install_package util-linux "programs are started in network namespaces"
+}
+
+need_bpftool() {
+  command -v bpftool >/dev/null || install_package bpftool "it shows what a killed process leaves in the kernel"
 }
 
 need_shellcheck() {

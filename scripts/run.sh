@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 
 need_cargo
 need_compiler
+need_bpf_toolchain
 need_postgres
 raise_fd_limit
 say "Building (the first time takes a few minutes) ..."

@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 
 need_cargo
 need_compiler
+need_bpf_toolchain
 need_postgres
 raise_fd_limit
 export TORTURE=soak TORTURE_SECONDS="${TORTURE_SECONDS:-60}" SEED="${SEED:-$(date +%s)}"

@@ -8,7 +8,13 @@ cd "$(dirname "$0")/.."
 
 need_cargo
 need_compiler
+need_bpf_toolchain
 need_postgres
+# Only root has a kernel path and can make other hosts.
+if [ "$(id -u)" -eq 0 ]; then
+  need_ip
+  need_bpftool
+fi
 raise_fd_limit
 # Tests that lack something add a line here.
 TIGGER_SKIPPED=$(mktemp)
@@ -21,6 +27,9 @@ if [ -x scripts/fuzz.sh ]; then
 fi
 say "Tests of the workspace ..."
 cargo test --workspace --locked
+# Once more as where there is no kernel path. What is about it, or has a variant of its own without it, was run already.
+say "Integration tests on the user path alone ..."
+TIGGER_KERNEL_PATH=off cargo test --workspace --locked --test integration -- --skip kernel_path --skip torture --skip carried
 skipped=$(wc -l <"$TIGGER_SKIPPED")
 if [ "$skipped" -gt 0 ]; then
   say "Skipped, because something is missing here: $skipped"

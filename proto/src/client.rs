@@ -122,7 +122,8 @@ impl WholeRequests {
         while at < buf.len() {
             let header = Header::read(&buf[at..], limits.packet_len_max).ok()??;
             match header.kind {
-                b'Q' if !limits.simple_query => return None,
+                // Behind an extended query that fails, a Query is skipped: not each of them would be answered.
+                b'Q' if !limits.simple_query || !matches!(last, 0 | b'Q' | b'S') => return None,
                 b'Q' | b'S' => whole.enders += 1,
                 b'P' | b'B' | b'D' | b'E' | b'C' => {}
                 _ => return None,
@@ -217,6 +218,7 @@ mod tests {
         check(b"", None);
         check(b"Q\0\0\0\x05", None);
         check(b"P\0\0\0\x08\0\0\0\0", None);
+        check(b"P\0\0\0\x08\0\0\0\0Q\0\0\0\x05\0S\0\0\0\x04", None);
         check(b"Q\0\0\0\x05\0H\0\0\0\x04", None);
         check(b"F\0\0\0\x04", None);
         check(&b"S\0\0\0\x04".repeat(65), None);

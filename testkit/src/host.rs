@@ -3,17 +3,22 @@
 //! File systems, and so Unix sockets, are shared by all. It needs root, `ip` and `nsenter`.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     process::{self, Command},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    thread,
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
-use nix::unistd::Uid;
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::{
+    sched::{CloneFlags, setns},
+    unistd::Uid,
+};
 
 use crate::{
     account::Account,
@@ -59,6 +64,21 @@ impl Host {
             Some(namespace) if !self.is(from) => namespace.address.clone(),
             _ => LOOPBACK.to_owned(),
         }
+    }
+
+    /// Runs `work` in a thread whose network is that of this host. Sockets that it makes belong to this host wherever they
+    /// are used.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let namespace = self.namespace.as_ref().map(|namespace| File::open(namespace.path())).transpose()?;
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                if let Some(namespace) = namespace {
+                    setns(namespace, CloneFlags::CLONE_NEWNET).context("entering a network namespace")?;
+                }
+                Ok(work())
+            });
+            thread.join().map_err(|_| anyhow!("a thread on another host panicked"))?
+        })
     }
 
     /// Whether it is another host than ours.

@@ -99,7 +99,8 @@ static __always_inline int request_step(struct request_walk *w, const __u8 *byte
 		return walk_stop(&w->walk, REASON_REQUEST_LONG);
 	if (len + 1 < need || ((kind == 'S' || kind == 'H') && len != 4))
 		return walk_stop(&w->walk, REASON_REQUEST);
-	if (kind == 'Q' && w->flags & POOL_NO_QUERY)
+	/* A Query before the Sync of an extended query is not answered if that fails: who counts could not know. */
+	if (kind == 'Q' && (w->flags & POOL_NO_QUERY || w->open))
 		return walk_stop(&w->walk, REASON_REQUEST);
 	if (!(w->flags & POOL_SESSION)) {
 		if (kind == 'P' || kind == 'E')

@@ -65,7 +65,7 @@ static __always_inline void count_replies(struct server *s, struct reply_walk *w
 	s->query_time_ns += now - s->request_ns;
 	s->request_ns = now;
 	if (w->ends) {
-		s->xacts++;
+		s->xacts += w->ends;
 		s->xact_time_ns += now - s->xact_ns;
 		s->xact_ns = now;
 	}

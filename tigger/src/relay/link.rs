@@ -173,7 +173,7 @@ impl Link {
         };
         let ClientConn { client: peer, guard, pool, .. } = client;
         let mut used = 0;
-        let (mut readies, mut ended_transaction) = (0, false);
+        let (mut readies, mut transactions) = (0, 0);
         let result = loop {
             let reported = |position: usize, value: &str| {
                 peer.parameters.set(position, value);
@@ -196,7 +196,7 @@ impl Link {
                 Ok(FromServer::Ready(n)) => {
                     used += n;
                     readies += 1;
-                    ended_transaction |= server.status() == TransactionStatus::Idle;
+                    transactions += u64::from(server.status() == TransactionStatus::Idle);
                     if server.is_idle() && self.rules.mode != PoolMode::Session {
                         break Ok(());
                     }
@@ -213,19 +213,19 @@ impl Link {
         result?;
         sent.map_err(|_| LinkEnd::ClientLeft(Error::ClientUnexpectedEof))?;
         if readies > 0 {
-            self.handle_ready(readies, ended_transaction);
+            self.handle_ready(readies, transactions);
         }
         Ok(true)
     }
 
-    fn handle_ready(&mut self, readies: u64, ended_transaction: bool) {
+    fn handle_ready(&mut self, readies: u64, transactions: u64) {
         let now = Instant::now();
         self.tally.query_count += readies;
         self.tally.query_time += now.duration_since(self.query_start).as_micros() as u64;
         self.query_start = now;
         self.last_ready = now;
-        if ended_transaction {
-            self.tally.xact_count += 1;
+        if transactions > 0 {
+            self.tally.xact_count += transactions;
             self.tally.xact_time += now.duration_since(self.xact_start).as_micros() as u64;
             self.xact_start = now;
         }

@@ -16,7 +16,7 @@ use futures_util::{SinkExt, StreamExt, pin_mut};
 use tigger_testkit::Proxy;
 use tokio_postgres::{Client, Config, NoTls, error::SqlState, types::Type};
 
-use crate::support::{Console, DEADLINE, join, options, postgres, proxy, until};
+use crate::support::{Console, DEADLINE, assert_kernel_path_used, join, options, postgres, proxy, until};
 use crate::wire::{Wire, cstr, message};
 
 /// Runs a test that uses the driver. One that hangs fails, instead of holding up all others.
@@ -90,7 +90,9 @@ fn pipelined_queries_get_their_own_replies() {
             assert_eq!(replies, (first + 1..first + 501).collect::<Vec<_>>());
         });
         join_all(all).await;
-        Console::new(&proxy).until_quiet("postgres");
+        let mut console = Console::new(&proxy);
+        console.until_quiet("postgres");
+        assert_kernel_path_used(&mut console);
     });
 }
 

@@ -12,6 +12,7 @@ mod bad_input;
 mod drivers;
 mod end;
 mod faults;
+mod kernel_path;
 mod limits;
 mod many_clients;
 mod parameters;

@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 
 use tigger_testkit::{Pgbench, Postgres, PostgresOptions, QueryMode};
 
-use crate::support::{Console, options, own_postgres, postgres, proxy};
+use crate::kernel_path::{Counters, kernel_proxy};
+use crate::support::{Console, assert_kernel_path_used, options, own_postgres, postgres, proxy};
 
 /// A server with pgbench's tables; TPC-B is a heavy load, so nothing else runs on it.
 fn bench() -> Option<&'static Postgres> {
@@ -33,6 +34,32 @@ fn check(pool_mode: &str, pool_size: u32, clients: u32, mode: QueryMode, script:
     let stats = console.table("SHOW STATS");
     let transactions: u64 = stats.find("database", "postgres").unwrap()["total_xact_count"].parse().unwrap();
     assert!(transactions >= report.transactions, "{transactions} counted, {} made", report.transactions);
+    if pool_mode != "statement" {
+        assert_kernel_path_used(&mut console);
+    }
+}
+
+/// As many servers as clients, so that nobody waits: nearly all is the kernel path's, where there is one.
+#[test]
+fn nearly_all_is_carried() {
+    let Some(bench) = bench() else { return };
+    for mode in [QueryMode::Simple, QueryMode::Extended] {
+        let Some(proxy) = kernel_proxy(&options(bench).pool_size(8)) else { return };
+        let report = Pgbench::new(proxy.conninfo())
+            .clients(8)
+            .threads(2)
+            .seconds(2)
+            .mode(mode)
+            .script(SELECT_ONLY)
+            .run()
+            .unwrap();
+        assert_eq!(report.failures(), 0, "{}", report.stderr);
+        let mut console = Console::new(&proxy);
+        console.until_quiet("postgres");
+        let counters = Counters::read(&mut console);
+        let (kernel, user) = (counters.get("replies_kernel"), counters.get("replies_user"));
+        assert!(kernel + user >= report.transactions && kernel > 19 * user, "{mode:?}: {counters:?}");
+    }
 }
 
 const SELECT_ONLY: &[&str] = &["--select-only"];

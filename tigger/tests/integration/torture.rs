@@ -34,7 +34,7 @@ use tokio::time::Instant;
 use self::client::{Client, Common, Counts, KILLED};
 use self::killer::Killer;
 use self::pieces::Sizes;
-use crate::support::{Console, options, own_postgres, proxy};
+use crate::support::{Console, assert_kernel_path_used, options, own_postgres, proxy};
 
 #[test]
 fn torture_in_transaction_mode() {
@@ -192,7 +192,7 @@ fn assert_well(proxy: &Proxy, console: &mut Console, plan: Plan, seed: u64) {
     let figure = |name: &str| path.find("name", name).map(|row| row["value"].to_owned()).unwrap();
     let (by_kernel, by_user) = (figure("replies_kernel"), figure("replies_user"));
     println!("replies: {by_kernel} on the kernel path, {by_user} on the user path; {:?}", path.rows);
-    assert_eq!(by_kernel != "0", figure("enabled") == "yes", "SEED={seed}");
+    assert_kernel_path_used(console);
 }
 
 fn sum(all: impl Iterator<Item = Counts>) -> Counts {

@@ -15,7 +15,8 @@ use tigger_testkit::{Proxy, Table};
 
 use crate::support::DEADLINE;
 
-trait Connection: Read + Write + Send {}
+/// What a [`Wire`] speaks over.
+pub(crate) trait Connection: Read + Write + Send {}
 impl<T: Read + Write + Send> Connection for T {}
 
 /// A connection to the proxy.
@@ -146,14 +147,25 @@ impl Wire {
     }
 
     pub(crate) fn connect_to(host: &str, port: u16) -> Self {
-        let socket = Polled::connect((host, port).to_socket_addrs().unwrap().next().unwrap());
+        Self::over(Polled::connect((host, port).to_socket_addrs().unwrap().next().unwrap()), port)
+    }
+
+    /// Speaks over a socket that does not block, and may still be connecting.
+    pub(crate) fn polled(socket: TcpStream, port: u16) -> Self {
+        let polled = Polled(socket);
+        polled.wait(PollFlags::POLLOUT).unwrap();
+        Self::over(polled, port)
+    }
+
+    /// Speaks over this connection to the proxy on `port`.
+    pub(crate) fn over(socket: impl Connection + 'static, port: u16) -> Self {
         Self { socket: Box::new(socket), parameters: BTreeMap::new(), key: Vec::new(), port }
     }
 
     pub(crate) fn connect_unix(directory: &Path, port: u16) -> Self {
         let socket = UnixStream::connect(directory.join(format!(".s.PGSQL.{port}"))).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        Self { socket: Box::new(socket), parameters: BTreeMap::new(), key: Vec::new(), port }
+        Self::over(socket, port)
     }
 
     /// Logs in with these start-up parameters, without a password.

@@ -1,0 +1,279 @@
+//! Both paths understand every conversation alike, however it is cut.
+
+use proptest::prelude::*;
+use tigger_bypass_host::conversation::{Carried, Conversation, Piece};
+use tigger_bypass_host::taps::{Rules, Side};
+
+const RULES: Rules =
+    Rules { session: false, simple_query: true, reply_limit: 256 * 1024, packet_len_max: i32::MAX as u32 };
+
+fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(body.len() + 4).expect("short");
+    [&[kind][..], &len.to_be_bytes(), body].concat()
+}
+
+/// The messages that a script stands for: a letter is a type byte, and the smallest body that such a message has from
+/// this side. `Q` and `P` have some SQL, `D` of a server has a row, `t`, `e` and `z` are its ReadyForQuery with
+/// status T, E and I.
+fn stream(side: Side, script: &str) -> Vec<u8> {
+    let body = |kind: u8| -> (u8, &'static [u8]) {
+        match (side, kind) {
+            (Side::Client, b'Q') => (b'Q', b"select 1\0"),
+            (Side::Client, b'P') => (b'P', b"\0select $1\0\0\0"),
+            (Side::Client, b'B') => (b'B', b"\0\0\0\0\0\0\0\0"),
+            (Side::Client, b'D' | b'C') => (kind, b"S\0"),
+            (Side::Client, b'E') => (b'E', b"\0\0\0\0\0"),
+            // A named statement.
+            (Side::Client, b'p') => (b'P', b"s\0select 1\0\0\0"),
+            (Side::Server, b'D') => (b'D', b"\0\x01\0\0\0\x02ab"),
+            (Side::Server, b'T') => (b'T', b"\0\x01a\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0"),
+            (Side::Server, b'C') => (b'C', b"SELECT 1\0"),
+            (Side::Server, b'E') => (b'E', b"SERROR\0C42601\0Mno\0\0"),
+            (Side::Server, b'N') => (b'N', b"SNOTICE\0\0"),
+            (Side::Server, b'S') => (b'S', b"TimeZone\0UTC\0"),
+            (Side::Server, b'z') => (b'Z', b"I"),
+            (Side::Server, b'x') => (b'Z', b"T"),
+            (Side::Server, b'e') => (b'Z', b"E"),
+            (Side::Server, b'G') => (b'G', b"\0\0\0"),
+            _ => (kind, b""),
+        }
+    };
+    script
+        .bytes()
+        .flat_map(|kind| {
+            let (kind, body) = body(kind);
+            message(kind, body)
+        })
+        .collect()
+}
+
+fn piece(side: Side, len: usize) -> Piece {
+    Piece { side, len, joined: false, all_read: false }
+}
+
+/// Conversations that the kernel path carries as a whole: requests and replies.
+const CARRIED: &[(&str, &str)] = &[
+    ("Q", "TDCz"),
+    ("Q", "z"),
+    ("Q", "NEz"),
+    ("Q", "CTDDCNz"),
+    ("QQ", "TDCzTDCz"),
+    ("PBDES", "12TDCz"),
+    ("PBDES", "12nCz"),
+    ("PBEHS", "12DDsz"),
+    ("PDS", "1tTz"),
+    ("PBDES", "Ez"),
+    ("PBESPBES", "12EzEz"),
+    ("PBESCSQ", "12Iz3zTDCz"),
+    ("CSS", "3zz"),
+    ("ES", "CEz"),
+];
+
+#[test]
+fn every_split_of_the_replies() {
+    for (requests, replies) in CARRIED {
+        let (requests, replies) = (stream(Side::Client, requests), stream(Side::Server, replies));
+        for a in 0..=replies.len() {
+            for b in a..=replies.len() {
+                for joined in [false, true] {
+                    let cut = |len| Piece { joined, ..piece(Side::Server, len) };
+                    let pieces = [piece(Side::Client, requests.len()), cut(a), cut(b - a), cut(replies.len() - b)];
+                    assert_carried(&requests, &replies, &pieces);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn replies_one_byte_at_a_time() {
+    for (requests, replies) in CARRIED {
+        let (requests, replies) = (stream(Side::Client, requests), stream(Side::Server, replies));
+        for joined in [false, true] {
+            let byte = Piece { joined, ..piece(Side::Server, 1) };
+            let pieces = [vec![piece(Side::Client, requests.len())], vec![byte; replies.len()]].concat();
+            assert_carried(&requests, &replies, &pieces);
+        }
+    }
+}
+
+#[track_caller]
+fn assert_carried(requests: &[u8], replies: &[u8], pieces: &[Piece]) {
+    let carried = Conversation { rules: RULES, requests, replies, pieces }.check();
+    assert_eq!((carried.received, carried.sent, carried.left), (requests.len(), replies.len(), false), "{pieces:?}");
+}
+
+#[test]
+fn every_split_of_the_requests() {
+    for (requests, replies) in CARRIED {
+        let (requests, replies) = (stream(Side::Client, requests), stream(Side::Server, replies));
+        for a in 0..=requests.len() {
+            for b in a..=requests.len() {
+                for joined in [false, true] {
+                    let cut = |len| Piece { joined, ..piece(Side::Client, len) };
+                    let pieces = [cut(a), cut(b - a), cut(requests.len() - b), piece(Side::Server, replies.len())];
+                    let carried =
+                        Conversation { rules: RULES, requests: &requests, replies: &replies, pieces: &pieces }.check();
+                    assert!(carried.left || carried.received == requests.len());
+                }
+            }
+        }
+    }
+}
+
+/// What the kernel path leaves, and how much of both streams it carried before.
+#[test]
+fn what_is_left_to_the_user_path() {
+    let check = |rules: Rules, requests: &str, replies: &str, carried: (&str, &str)| {
+        let (client, server) = (stream(Side::Client, requests), stream(Side::Server, replies));
+        let pieces = [piece(Side::Client, client.len()), piece(Side::Server, server.len())];
+        let got = Conversation { rules, requests: &client, replies: &server, pieces: &pieces }.check();
+        let expected = (stream(Side::Client, carried.0).len(), stream(Side::Server, carried.1).len());
+        assert_eq!((got.received, got.sent, got.left), (expected.0, expected.1, true), "{requests} {replies}");
+    };
+    let session = Rules { session: true, ..RULES };
+    check(RULES, "X", "", ("", ""));
+    check(RULES, "F", "", ("", ""));
+    check(RULES, "H", "", ("", ""));
+    check(RULES, "p", "", ("", ""));
+    check(RULES, "d", "", ("", ""));
+    check(RULES, "QX", "", ("Q", ""));
+    check(RULES, "PBESp", "", ("PBES", ""));
+    check(RULES, "PBEQ", "", ("PBE", ""));
+    check(session, "PBESpX", "", ("PBESp", ""));
+    check(Rules { simple_query: false, ..RULES }, "PBESQ", "", ("PBES", ""));
+    check(Rules { packet_len_max: 12, ..RULES }, "Q", "", ("", ""));
+    check(RULES, "Q", "TDCSz", ("Q", "TDC"));
+    check(RULES, "Q", "Gz", ("Q", ""));
+    check(RULES, "P", "1", ("P", ""));
+    check(RULES, "Q", "CzN", ("Q", "Cz"));
+    check(RULES, &"S".repeat(65), "", (&"S".repeat(64), ""));
+}
+
+#[test]
+fn unanswered_requests_beyond_the_limit() {
+    let rules = Rules { reply_limit: 30, ..RULES };
+    let requests = stream(Side::Client, "QQQ");
+    let len = requests.len() / 3;
+    let pieces = [piece(Side::Client, len); 3];
+    let carried = Conversation { rules, requests: &requests, replies: &[], pieces: &pieces }.check();
+    assert_eq!((carried.received, carried.left), (2 * len, true));
+}
+
+#[test]
+fn a_reply_beyond_the_limit() {
+    let rules = Rules { reply_limit: 100, ..RULES };
+    let (requests, replies) = (stream(Side::Client, "QQQ"), stream(Side::Server, "TDDCzTDDCzTDDCz"));
+    let (request, reply) = (requests.len() / 3, replies.len() / 3);
+    let turn = |all_read| [Piece { all_read, ..piece(Side::Client, request) }, piece(Side::Server, reply)];
+    let check = |pieces: &[Piece]| Conversation { rules, requests: &requests, replies: &replies, pieces }.check();
+    // One that reads goes on for ever, one that does not has no more than the limit to read.
+    let all = check(&[turn(true), turn(true), turn(true)].concat());
+    assert_eq!(all, Carried { received: 3 * request, sent: 3 * reply, readies: 3, left: false });
+    let some = check(&[turn(false), turn(false), turn(false)].concat());
+    assert_eq!((some.sent, some.left), (100, true));
+}
+
+/// One thing that a client asks and what a backend answers to it: scripts of [`stream`].
+fn exchange() -> impl Strategy<Value = (String, String)> {
+    let rows = (0..4_usize).prop_map(|rows| "D".repeat(rows));
+    let simple = rows.clone().prop_map(|rows| ("Q".into(), format!("T{rows}Cz")));
+    let extended = rows.prop_map(|rows| ("PBDEHS".into(), format!("12T{rows}Cz")));
+    let fixed = |requests: &'static str, replies: &'static str| Just((requests.to_owned(), replies.to_owned()));
+    prop_oneof![
+        4 => simple,
+        4 => extended,
+        1 => fixed("Q", "Ez"),
+        1 => fixed("Q", "NCTDCEx"),
+        1 => fixed("Q", "Cx"),
+        1 => fixed("Q", "Ee"),
+        1 => fixed("PBES", "1Ez"),
+        1 => fixed("PBEEBS", "12DsD"),
+        1 => fixed("PDCS", "1tn3z"),
+        1 => fixed("PQS", "Ez"),
+        1 => fixed("PQS", "1Czz"),
+        1 => fixed("PQ", "1Cz"),
+        1 => fixed("Q", "SCz"),
+        1 => fixed("Q", "Gz"),
+        1 => fixed("pS", "1z"),
+        1 => fixed("F", "Vz"),
+        1 => fixed("X", ""),
+    ]
+}
+
+fn pieces() -> impl Strategy<Value = Vec<Piece>> {
+    let side = prop_oneof![Just(Side::Client), Just(Side::Server)];
+    let len = prop_oneof![3 => 1..12_usize, 1 => 1..200_usize];
+    let piece = (side, len, any::<bool>(), any::<bool>());
+    prop::collection::vec(piece.prop_map(|(side, len, joined, all_read)| Piece { side, len, joined, all_read }), 1..200)
+}
+
+/// Pieces as given, but whole requests of an exchange, and no reply before its request.
+fn in_turn(exchanges: &[(String, String)], pieces: &[Piece]) -> Vec<Piece> {
+    let mut out = Vec::new();
+    let (mut sent, mut unanswered) = (0, 0);
+    for piece in pieces {
+        match piece.side {
+            Side::Client => {
+                let Some((requests, replies)) = exchanges.get(sent) else { continue };
+                sent += 1;
+                unanswered += stream(Side::Server, replies).len();
+                let (first, second) = (stream(Side::Client, requests).len(), piece.len);
+                // Some are cut, behind what the programs must see of a request.
+                let cut = if second % 3 == 0 { first.saturating_sub(second % 5) } else { first };
+                out.push(Piece { len: cut, ..*piece });
+                out.push(Piece { len: first - cut, joined: false, ..*piece });
+            }
+            Side::Server => {
+                let len = piece.len.min(unanswered);
+                unanswered -= len;
+                out.push(Piece { len, ..*piece });
+            }
+        }
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 5000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_backends_say(
+        exchanges in prop::collection::vec(exchange(), 1..12),
+        pieces in pieces(),
+        session in any::<bool>(),
+        limit in prop_oneof![Just(256 * 1024), 40..400_u32],
+    ) {
+        let requests: Vec<u8> = exchanges.iter().flat_map(|(script, _)| stream(Side::Client, script)).collect();
+        let replies: Vec<u8> = exchanges.iter().flat_map(|(_, script)| stream(Side::Server, script)).collect();
+        let pieces = in_turn(&exchanges, &pieces);
+        let rules = Rules { session, reply_limit: limit, ..RULES };
+        Conversation { rules, requests: &requests, replies: &replies, pieces: &pieces }.check();
+    }
+
+    #[test]
+    fn messages_of_any_kind(
+        requests in prop::collection::vec(("[QPBDECSHXFdcz]", prop::collection::vec(any::<u8>(), 0..9)), 0..20),
+        replies in prop::collection::vec(("[123CDEINTZnstAGS]", prop::collection::vec(any::<u8>(), 0..9)), 0..20),
+        pieces in pieces(),
+        session in any::<bool>(),
+        limit in prop_oneof![Just(256 * 1024), 1..100_u32],
+    ) {
+        let write = |messages: &[(String, Vec<u8>)]| -> Vec<u8> {
+            messages.iter().flat_map(|(kind, body)| message(kind.as_bytes()[0], body)).collect()
+        };
+        let rules = Rules { session, reply_limit: limit, ..RULES };
+        let (requests, replies) = (write(&requests), write(&replies));
+        Conversation { rules, requests: &requests, replies: &replies, pieces: &pieces }.check();
+    }
+
+    #[test]
+    fn bytes_of_any_kind(
+        requests in prop::collection::vec(any::<u8>(), 0..60),
+        replies in prop::collection::vec(any::<u8>(), 0..60),
+        pieces in pieces(),
+    ) {
+        let requests = [b"Q\0\0\0\x05\0".to_vec(), requests].concat();
+        Conversation { rules: RULES, requests: &requests, replies: &replies, pieces: &pieces }.check();
+    }
+}

@@ -1,0 +1,124 @@
+//! What is too much for it: large replies and requests, clients that do not read; and that it costs nothing when idle.
+
+use std::{env, fs};
+
+use tigger_testkit::Proxy;
+
+use super::{Counters, kernel_proxy, warm_up};
+use crate::support::{Console, options, own_postgres, postgres, until};
+use crate::wire::Wire;
+
+/// A proxy with a small limit, its console and a client that is carried.
+fn with_limit(postgres: &tigger_testkit::Postgres) -> Option<(Proxy, Console, Wire)> {
+    let proxy = kernel_proxy(&options(postgres).setting("kernel_path_reply_limit", "20000"))?;
+    let (mut console, mut client) = (Console::new(&proxy), Wire::new(&proxy));
+    warm_up(&mut console, &mut client);
+    Some((proxy, console, client))
+}
+
+#[test]
+fn a_reply_beyond_the_limit_ends_on_the_user_path() {
+    let Some(postgres) = postgres() else { return };
+    let Some((_proxy, mut console, mut client)) = with_limit(postgres) else { return };
+    // One message, and many.
+    for sql in ["select repeat('x', 3000000)", "select repeat('x', 1000) from generate_series(1, 3000)"] {
+        let before = Counters::read(&mut console);
+        let reply = client.query(sql);
+        let bytes = reply.rows.iter().flatten().flatten().flat_map(|value| value.bytes());
+        assert_eq!((reply.status, bytes.filter(|byte| *byte == b'x').count()), (b'I', 3_000_000));
+        let counters = Counters::read(&mut console).since(&before);
+        assert!(counters.get("left_reply_long") > 0 && counters.get("replies_user") == 1, "{counters:?}");
+        console.until_quiet("postgres");
+        warm_up(&mut console, &mut client);
+    }
+}
+
+#[test]
+fn a_request_beyond_the_limit_takes_the_user_path() {
+    let Some(postgres) = postgres() else { return };
+    let Some((_proxy, mut console, mut client)) = with_limit(postgres) else { return };
+    let before = Counters::read(&mut console);
+    for len in [25_000, 3_000_000] {
+        assert_eq!(client.value(&format!("select length('{}')", "x".repeat(len))), len.to_string());
+    }
+    let counters = Counters::read(&mut console).since(&before);
+    assert!(counters.get("left_request_long") > 0 && counters.get("replies_user") == 2, "{counters:?}");
+    warm_up(&mut console, &mut client);
+}
+
+/// Megabytes of a reply that nobody reads: `BIG_REPLY_MIB=2048` makes it a soak test, which needs the machine for itself.
+fn big_reply() -> (usize, bool) {
+    let soak = env::var("BIG_REPLY_MIB").ok().and_then(|size| size.parse().ok());
+    (soak.unwrap_or(200), soak.is_some())
+}
+
+/// Bytes that all TCP sockets of the machine hold (proc(5): in pages).
+fn tcp_memory() -> usize {
+    let text = fs::read_to_string("/proc/net/sockstat").unwrap();
+    let line = text.lines().find(|line| line.starts_with("TCP:")).unwrap();
+    let pages = line.rsplit(' ').next().unwrap().parse::<usize>().unwrap();
+    pages * 4096
+}
+
+/// A reply to `sql`, rows of a thousand bytes each, that is not read until the server has to wait; then each row is
+/// looked at. `kind` is the type of the messages with rows, `skip` what comes before the text in each.
+fn check_slow_reader(sql: &str, kind: u8, skip: usize) {
+    let Some(postgres) = own_postgres() else { return };
+    let Some(proxy) = kernel_proxy(&options(&postgres)) else { return };
+    let (mut console, mut client) = (Console::new(&proxy), Wire::new(&proxy));
+    warm_up(&mut console, &mut client);
+    let (mib, soak) = big_reply();
+    let rows = mib * 1048;
+    let (memory, rss) = (tcp_memory(), proxy.rss_kib().unwrap());
+    client.start(&sql.replace("ROWS", &rows.to_string()));
+    let waits = "select count(*) from pg_stat_activity where wait_event = 'ClientWrite'";
+    until("the server waits for its reader", || postgres.psql(waits).unwrap() == "1");
+    // Other tests have sockets, too.
+    let allowed = if soak { (256 << 10) + (32 << 20) } else { mib << 19 };
+    let (grown, rss_grown) = (tcp_memory().saturating_sub(memory), proxy.rss_kib().unwrap().saturating_sub(rss));
+    assert!(grown < allowed, "{} KiB wait in sockets", grown >> 10);
+    assert!(rss_grown < 8 << 10, "{rss_grown} KiB wait in the process");
+    for row in 1..=rows {
+        let body = loop {
+            match client.message().unwrap() {
+                (found, body) if found == kind => break body,
+                (b'T' | b'H', _) => {}
+                other => panic!("row {row}: {other:?}"),
+            }
+        };
+        assert_eq!(std::str::from_utf8(&body[skip..]).unwrap().trim_end_matches('\n'), format!("{row:x>1000}"));
+    }
+    assert_eq!(client.reply().status, b'I');
+    assert!(Counters::read(&mut console).get("left_reply_long") + Counters::read(&mut console).get("left_copy") > 0);
+    warm_up(&mut console, &mut client);
+}
+
+#[test]
+fn a_select_that_is_not_read() {
+    check_slow_reader("select lpad(g::text, 1000, 'x') from generate_series(1, ROWS) g", b'D', 6);
+}
+
+#[test]
+fn a_copy_that_is_not_read() {
+    check_slow_reader("copy (select lpad(g::text, 1000, 'x') from generate_series(1, ROWS) g) to stdout", b'd', 0);
+}
+
+#[test]
+fn it_does_not_spin_after_work() {
+    let Some(postgres) = postgres() else { return };
+    let options = options(postgres).pool_size(10).setting("server_idle_timeout", "2").setting("max_client_conn", "200");
+    let Some(proxy) = kernel_proxy(&options) else { return };
+    let mut console = Console::new(&proxy);
+    let mut clients: Vec<Wire> = (0..100).map(|_| Wire::new(&proxy)).collect();
+    for turn in 0..20 {
+        clients.iter_mut().for_each(|client| client.start(&format!("select {turn}")));
+        clients.iter_mut().for_each(|client| assert_eq!(client.reply().value(), turn.to_string()));
+    }
+    let servers = console.table("SHOW SERVERS").rows.len();
+    assert!(Counters::read(&mut console).get("replies_kernel") > 0);
+    let before = proxy.cpu_ticks().unwrap();
+    // The time until idle servers are closed passes with nothing to do.
+    until("idle servers are closed", || proxy.log().matches("server idle timeout").count() >= servers);
+    let ticks = proxy.cpu_ticks().unwrap() - before;
+    assert!(ticks <= 20, "{ticks} ticks of CPU time in two seconds of idleness");
+}
