@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# make soak: the cross-wire torture test (tigger/tests/integration/torture.rs) with 400 clients, for a while in each variant.
+# make soak: the cross-wire torture test (tigger/tests/integration/torture.rs) with 400 clients, for a while in each
+# variant; then replies of 2 GiB that nobody reads, while the memory of all sockets is looked at.
 #   TORTURE_SECONDS=60  time for each variant
 #   SEED=4711           what the clients do; without it, something else each time
 # Arguments choose variants by a part of their names: scripts/soak.sh session
@@ -26,5 +27,9 @@ for variant in "${variants[@]}"; do
   say "$variant ..."
   "${test[@]}" -- --nocapture --exact "$variant" || failed=1
 done
+if [ $# -eq 0 ]; then
+  say "Replies that are not read ..."
+  BIG_REPLY_MIB=2048 "${test[@]}" -- --nocapture --test-threads=1 that_is_not_read || failed=1
+fi
 if [ "$failed" -ne 0 ]; then die "A variant failed. Again with: SEED=$SEED scripts/soak.sh"; fi
 say "No reply went astray."

@@ -250,7 +250,7 @@ impl UserPath {
                 Ok(FromServer::Ready(n)) => (at, readies) = (at + n, readies + 1),
                 Ok(FromServer::Forward(n)) => break at += n,
                 // The programs judge ReadyForQuery when its status is there, this path when its length is.
-                Err(_) if buf.len() - at == HEADER_LEN && buf[at] == b'Z' => break self.backend.is_absurd = true,
+                Err(_) if ends_with_ready(&buf) => break self.backend.is_absurd = true,
                 Err(error) => panic!("the user path would not have sent it: {error} {buf:?}"),
             }
         }
@@ -350,6 +350,11 @@ impl UserPath {
     fn longest(&self) -> usize {
         self.rules.packet_len_max.min(self.rules.reply_limit) as usize
     }
+}
+
+/// True when a header of ReadyForQuery is last, without the status.
+fn ends_with_ready(buf: &[u8]) -> bool {
+    buf.last_chunk::<HEADER_LEN>().is_some_and(|header| header[0] == b'Z')
 }
 
 /// The same bytes without the Flush messages they begin with: those alone do not make a link.

@@ -23,8 +23,12 @@ fn stream(side: Side, script: &str) -> Vec<u8> {
             (Side::Client, b'B') => (b'B', b"\0\0\0\0\0\0\0\0"),
             (Side::Client, b'D' | b'C') => (kind, b"S\0"),
             (Side::Client, b'E') => (b'E', b"\0\0\0\0\0"),
-            // A named statement.
+            // The same with a name: of a statement (`s` is a Bind), or (`b`, `e`) of a portal.
             (Side::Client, b'p') => (b'P', b"s\0select 1\0\0\0"),
+            (Side::Client, b's') => (b'B', b"\0s\0\0\0\0\0\0\0"),
+            (Side::Client, b'b') => (b'B', b"p\0\0\0\0\0\0\0\0"),
+            (Side::Client, b'e') => (b'E', b"p\0\0\0\0\0"),
+            (Side::Client, b'd') => (b'D', b"Ps\0"),
             (Side::Server, b'D') => (b'D', b"\0\x01\0\0\0\x02ab"),
             (Side::Server, b'T') => (b'T', b"\0\x01a\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0"),
             (Side::Server, b'C') => (b'C', b"SELECT 1\0"),
@@ -104,6 +108,31 @@ fn assert_carried(requests: &[u8], replies: &[u8], pieces: &[Piece]) {
 }
 
 #[test]
+fn turn_by_turn() {
+    let check = |rules: Rules, turns: &[(&str, &str)]| {
+        let turns: Vec<_> = turns.iter().map(|(r, s)| (stream(Side::Client, r), stream(Side::Server, s))).collect();
+        let pieces: Vec<Piece> = turns
+            .iter()
+            .flat_map(|(requests, replies)| {
+                [Piece { all_read: true, ..piece(Side::Client, requests.len()) }, piece(Side::Server, replies.len())]
+            })
+            .collect();
+        let (requests, replies): (Vec<_>, Vec<_>) = turns.into_iter().unzip();
+        let (requests, replies) = (requests.concat(), replies.concat());
+        let carried = Conversation { rules, requests: &requests, replies: &replies, pieces: &pieces }.check();
+        assert_eq!((carried.received, carried.sent, carried.left), (requests.len(), replies.len(), false));
+    };
+    let session = Rules { session: true, ..RULES };
+    for rules in [RULES, session] {
+        check(rules, &[("Q", "TDCz"); 200]);
+        check(rules, &[("Q", "Cx"), ("Q", "TDCx"), ("PBES", "12Cx"), ("Q", "Ee"), ("Q", "Cz"), ("Q", "Cz")]);
+        // The next extended query is begun: the server is not free, although it owes no ReadyForQuery.
+        check(rules, &[("PBESP", "12Cz"), ("BES", "12Cz"), ("PBESPBE", "Ez"), ("S", "12Cz")]);
+    }
+    check(RULES, &[("Q", "Cx"); 200]);
+}
+
+#[test]
 fn every_split_of_the_requests() {
     for (requests, replies) in CARRIED {
         let (requests, replies) = (stream(Side::Client, requests), stream(Side::Server, replies));
@@ -136,11 +165,13 @@ fn what_is_left_to_the_user_path() {
     check(RULES, "F", "", ("", ""));
     check(RULES, "H", "", ("", ""));
     check(RULES, "p", "", ("", ""));
-    check(RULES, "d", "", ("", ""));
+    for named in ["d", "s", "b", "e"] {
+        check(RULES, named, "", ("", ""));
+    }
     check(RULES, "QX", "", ("Q", ""));
     check(RULES, "PBESp", "", ("PBES", ""));
     check(RULES, "PBEQ", "", ("PBE", ""));
-    check(session, "PBESpX", "", ("PBESp", ""));
+    check(session, "PBESpsbedX", "", ("PBESpsbed", ""));
     check(Rules { simple_query: false, ..RULES }, "PBESQ", "", ("PBES", ""));
     check(Rules { packet_len_max: 12, ..RULES }, "Q", "", ("", ""));
     check(RULES, "Q", "TDCSz", ("Q", "TDC"));
