@@ -206,7 +206,7 @@ impl UserPath {
     }
 
     fn carry_requests(&mut self, seen: &[u8], len: usize) {
-        if !self.linked && self.all_read {
+        if self.all_read && (!self.linked || self.unread > self.rules.reply_limit as usize / 4) {
             self.unread = 0;
         }
         self.linked = true;

@@ -37,6 +37,7 @@ struct request_walk {
 struct reply_walk {
 	struct walk walk;
 	struct reply_state state;
+	__u32 len_max;		/* longest message */
 	__u32 owed;
 	__u32 last_to_user;	/* a ReadyForQuery that leaves nothing owed is for the user path */
 	__u32 readies;		/* ReadyForQuery met */
@@ -161,7 +162,7 @@ static __always_inline int reply_refused(struct reply_walk *w, __u8 kind)
 /* Takes note of a reply whose header (and status, if it is ReadyForQuery) is known; true at a broken one. */
 static __always_inline int reply_met(struct reply_walk *w, __u8 kind, __u32 len, __u8 status)
 {
-	if (len < 4 || len > MESSAGE_LEN_MAX)
+	if (len < 4 || len > MESSAGE_LEN_MAX || len > w->len_max)
 		return 1;
 	switch (kind) {
 	case 'Z':

@@ -100,6 +100,7 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 	w->walk = (struct walk){ .len = n < room ? n : room, .rest = s->reply[which & 1].rest };
 	w->state = s->reply[which & 1];
 	w->owed = word_owed(word);
+	w->len_max = READ_ONCE(pool->packet_len_max);
 	w->last_to_user = !(flags & POOL_SESSION) && (word & (WORD_RETURN | WORD_CANCEL) || flags & POOL_PAUSED);
 	w->readies = 0;
 	w->ends = 0;
@@ -107,6 +108,9 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 	n = w->walk.at;
 	if (!n)
 		return take_back(tap, c, s, client, w->walk.reason ?: REASON_OPAQUE);
+	/* An answer to half a request: PostgreSQL does not do that. The server must not be released in that state. */
+	if (is_release(w, word, flags) && s->request[(word & WORD_REQUEST) ? 1 : 0].rest)
+		return take_back(tap, c, s, client, REASON_REPLY);
 	w->state.rest = w->walk.rest;
 	if (!aim(tap, &s->client_cookie))
 		return take_back(tap, c, s, client, REASON_GONE);

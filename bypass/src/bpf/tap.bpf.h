@@ -17,71 +17,39 @@
 #ifndef TIGGER_TAP_BPF_H
 #define TIGGER_TAP_BPF_H
 
-/* What a tap works on. */
-struct tap {
-	struct sk_msg_md *msg;
-	struct end *end;
-	__u32 was_cut;
-};
+#include "verdict.bpf.h"
+#include "requests.bpf.h"
+#include "replies.bpf.h"
 
-/*
- * Leaves the rest of the send to the user path. After a part of the same send was redirected, msg->sk_redir is still
- * set (sk_psock_msg_verdict, net/core/skmsg.c) and SK_PASS would redirect again: then the rest is redirected to the
- * socket's own egress, which is the same as passing it.
- */
-static __always_inline int pass(struct tap *tap)
+SEC("sk_msg")
+int tap(struct sk_msg_md *msg)
 {
-	bpf_msg_apply_bytes(tap->msg, 0);
-	if (!tap->was_cut)
+	struct tap tap = { .msg = msg };
+	struct bpf_sock *sk = msg->sk;
+	struct end *end;
+	__u32 slot, *known;
+
+	if (!sk)
 		return SK_PASS;
-	return bpf_msg_redirect_hash(tap->msg, &socks, &tap->end->cookie, 0);
-}
+	end = bpf_sk_storage_get(&ends, sk, 0, 0);
+	if (!end)
+		return SK_PASS;
+	tap.end = end;
+	tap.was_cut = end->cut;
+	end->cut = 0;
+	slot = end->slot;
+	if (!slot) {
+		__u64 cookie = end->cookie;
 
-/* Redirects the first `n` bytes; the target was set by bpf_msg_redirect_hash. */
-static __always_inline int redirect(struct tap *tap, __u32 n)
-{
-	__u32 size = tap->msg->size;
-
-	tap->end->cut = n < size;
-	bpf_msg_apply_bytes(tap->msg, n < size ? n : 0);
-	return SK_PASS;
-}
-
-/* Lets `msg` go to the socket with this cookie; false if it is gone. */
-static __always_inline int aim(struct tap *tap, __u64 *cookie)
-{
-	return bpf_msg_redirect_hash(tap->msg, &socks, cookie, BPF_F_INGRESS) == SK_PASS;
-}
-
-/* The user path has the client from here on. */
-static __always_inline int leave(struct tap *tap, struct client *c, __u32 reason)
-{
-	WRITE_ONCE(c->reason, reason);
-	WRITE_ONCE(c->owner, OWNER_USER);
-	count_reason(reason);
-	return pass(tap);
-}
-
-/* The user path has the pair from here on. */
-static __always_inline int take_back(struct tap *tap, struct client *c, struct server *s, __u32 client, __u32 reason)
-{
-	if (give_up(s, client) == CONTENDED)
-		return SK_DROP;
-	return leave(tap, c, reason);
-}
-
-/* What the loops of bpf_loop work on. */
-struct loop {
-	struct sk_msg_md *msg;
-	struct end *end;
-};
-
-/* Bytes of the first element, as far as one run goes. */
-static __always_inline __u32 run_len(struct sk_msg_md *msg)
-{
-	__u64 n = (__u64)msg->data_end - (__u64)msg->data;
-
-	return n < RUN_BYTES ? n : RUN_BYTES;
+		known = bpf_map_lookup_elem(&slots, &cookie);
+		if (!known)
+			return pass(&tap);
+		slot = *known;
+		end->slot = slot;
+	}
+	if (slot & ROLE_SERVER)
+		return tap_server(&tap, slot & ROLE_INDEX);
+	return tap_client(&tap, slot & ROLE_INDEX);
 }
 
 #endif
