@@ -42,7 +42,13 @@ fuzz_target!(|data: &[u8]| {
     }
     if linked && !unknown && whole.end.is_none() {
         let mut told = new_server(false);
-        requests(input.stream).for_each(|request| told.handle_request(request));
+        for message in messages(input.stream) {
+            match message {
+                Frontend::Request(request) => told.handle_request(request),
+                Frontend::Silent => told.handle_silent(),
+                Frontend::Terminate => unreachable!("that ends what is handled"),
+            }
+        }
         assert_eq!(format!("{server:?}"), format!("{told:?}"));
     }
 });
@@ -92,15 +98,15 @@ fn new_server(unknown: bool) -> Server {
     server
 }
 
-/// The requests in a stream that has no error in it.
-fn requests(mut stream: &[u8]) -> impl Iterator<Item = Request> {
+/// The messages in a stream that has no error in it.
+fn messages(mut stream: &[u8]) -> impl Iterator<Item = Frontend> {
     std::iter::from_fn(move || {
         loop {
             let (header, _) = stream.split_first_chunk::<5>()?;
             let [kind, len @ ..] = *header;
             stream = stream.get(1 + u32::from_be_bytes(len) as usize..).unwrap_or_default();
-            if let Some(Frontend::Request(request)) = Frontend::from_kind(kind) {
-                return Some(request);
+            if let Some(message) = Frontend::from_kind(kind) {
+                return Some(message);
             }
         }
     })

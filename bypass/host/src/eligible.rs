@@ -40,13 +40,15 @@ pub fn reply_refusal(kind: u8) -> Option<&'static str> {
     }
 }
 
-/// True for the header (and status, of ReadyForQuery) of a reply that cannot be.
-pub fn is_broken_reply(seen: &[u8]) -> bool {
+/// True for the header (and status, of ReadyForQuery) of a reply that cannot be, or must not with these rules.
+pub fn is_broken_reply(seen: &[u8], rules: Rules) -> bool {
     let Some(&[kind, a, b, c, d]) = seen.first_chunk::<HEADER_LEN>() else { return false };
     let len = u32::from_be_bytes([a, b, c, d]);
     match kind {
-        b'Z' => seen.get(HEADER_LEN).is_some_and(|status| len != 5 || !b"ITE".contains(status)),
-        _ => !(4..=0x7fff_ffff).contains(&len),
+        b'Z' => seen
+            .get(HEADER_LEN)
+            .is_some_and(|status| len != 5 || len > rules.packet_len_max || !b"ITE".contains(status)),
+        _ => !(4..=rules.packet_len_max.min(0x7fff_ffff)).contains(&len),
     }
 }
 
