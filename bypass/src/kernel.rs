@@ -140,7 +140,7 @@ impl Kernel {
         let cgroup = cgroup_root()?;
         // What goes wrong is told by the error; libbpf's own words would go to standard error.
         libbpf_rs::set_print(None);
-        // Some kernels charge BPF memory to this limit (before Linux 5.11); where it cannot be raised, loading may fail.
+        // The opened object borrows it for its whole life; it is a few bytes, once for each load.
         let storage: &'static mut MaybeUninit<_> = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = programs::TiggerSkelBuilder::default().open(storage).map_err(|e| cannot("be opened", &e))?;
         let rodata =

@@ -124,7 +124,7 @@ struct reply_state {
 /* Requests of a link. Written by the client's tap. */
 struct request_state {
 	__u32 rest;		/* bytes of the current message still to come */
-	__u32 sent;		/* requests since the server was connected; index into `log` */
+	__u32 sent;		/* requests of the link; index into `log` */
 	__u32 base;		/* `sent` when the server last owed nothing */
 	__u32 bytes;		/* bytes since the server last owed nothing */
 };
@@ -190,7 +190,7 @@ struct totals {
 	__u64 capture_failed;		/* far ends that belong to another proxy, or for which there was no room */
 };
 
-/* Argument of the program in_flight. */
+/* Argument of the program is_in_flight. */
 struct in_flight_args {
 	__u32 server;
 	__u32 answer;		/* 1 = a send may be under way */

@@ -49,27 +49,28 @@ impl ClientSlot {
     /// that went through its socket on the user path since it was accepted: while anything of them is still on its way,
     /// the kernel path says "not me". `params` names its parameters.
     pub fn hand_over(&self, pool: &PoolSlot, params: u64, written: u64, read: u64) {
+        self.describe(pool, params, written, read);
         let slot = self.slot();
-        field!(slot, pool).set(pool.index);
-        field!(slot, params).set(params);
-        field!(slot, written).set(written);
-        // The programs compare sequence numbers, which have 32 bits.
-        field!(slot, read).set(read as u32);
         field!(slot, handed_over).set(1);
-        field!(slot, reason).set(intf::REASON_NONE);
         field!(slot, owner).set(intf::OWNER_KERNEL);
     }
 
     /// Leaves the client, which is linked and whose requests are about to be sent, to the kernel path from its release
     /// on. Otherwise as [`Self::hand_over`].
     pub fn push(&self, pool: &PoolSlot, params: u64, written: u64, read: u64) {
+        self.describe(pool, params, written, read);
+        field!(self.slot(), pushed).set(1);
+    }
+
+    /// Tells the programs what they need to serve it.
+    fn describe(&self, pool: &PoolSlot, params: u64, written: u64, read: u64) {
         let slot = self.slot();
         field!(slot, pool).set(pool.index);
         field!(slot, params).set(params);
         field!(slot, written).set(written);
+        // The programs compare sequence numbers, which have 32 bits.
         field!(slot, read).set(read as u32);
         field!(slot, reason).set(intf::REASON_NONE);
-        field!(slot, pushed).set(1);
     }
 
     /// True when the kernel path left a request of it here since the last [`Self::hand_over`], and only because no server

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tigger_bypass::{ClientSlot, Ends};
+use tigger_bypass::{ClientSlot, Ends, PoolSlot};
 use tigger_proto::parameters::ParameterSet;
 
 use super::{KernelPath, Params, SharedPool};
@@ -48,10 +48,7 @@ impl FarClient {
     /// Leaves the client to the kernel path: nothing of it is half done here. Until its own end shows that all bytes
     /// that went through `stream` were read, the kernel path says "not me".
     pub fn hand_over(&mut self, pool: &SharedPool, parameters: &ParameterSet, stream: &Stream) {
-        let params = self.params.of(&self.path, parameters);
-        self.slot.hand_over(&pool.slot, params, stream.written(), stream.read());
-        self.written = Some(stream.written());
-        self.handed_over = true;
+        self.give(ClientSlot::hand_over, pool, parameters, stream);
     }
 
     /// True when the kernel path left its last request here only because it had no server, and nothing was sent to it
@@ -62,8 +59,18 @@ impl FarClient {
 
     /// Leaves the client, which is linked and whose requests are about to be sent, to the kernel path.
     pub fn push(&mut self, pool: &SharedPool, parameters: &ParameterSet, stream: &Stream) {
+        self.give(ClientSlot::push, pool, parameters, stream);
+    }
+
+    fn give(
+        &mut self,
+        by: fn(&ClientSlot, &PoolSlot, u64, u64, u64),
+        pool: &SharedPool,
+        parameters: &ParameterSet,
+        stream: &Stream,
+    ) {
         let params = self.params.of(&self.path, parameters);
-        self.slot.push(&pool.slot, params, stream.written(), stream.read());
+        by(&self.slot, &pool.slot, params, stream.written(), stream.read());
         self.written = Some(stream.written());
         self.handed_over = true;
     }

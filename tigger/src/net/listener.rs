@@ -108,8 +108,8 @@ impl Listener {
             Listening::Tcp(listener) => {
                 let (stream, remote) = listener.accept().await?;
                 options.apply(&stream)?;
-                let local: SocketAddr = stream.local_addr()?;
-                Ok(Accepted { stream: Stream::from(stream), remote: remote.into(), local: local.into() })
+                let local = stream.local_addr()?.into();
+                Ok(Accepted { stream: Stream::from(stream), remote: remote.into(), local })
             }
             Listening::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
