@@ -12,7 +12,7 @@
 //!            \--------------------------------------- take_back -------------------------------/
 //! ```
 //! `User` is the state of everything that is not on this host, speaks TLS, or came through a Unix socket. The programs
-//! know a client or a server by a slot, which [`FarClient`] and [`FarServer`] own.
+//! know a client or a server by a slot, which [`KernelClient`] and [`KernelServer`] own.
 
 mod client;
 mod pool;
@@ -29,9 +29,9 @@ use tigger_proto::parameters::ParameterSet;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-pub use client::{FarClient, Reclaimed};
+pub use client::{KernelClient, Reclaimed};
 pub use pool::SharedPool;
-pub use server::FarServer;
+pub use server::KernelServer;
 
 use crate::config::{KernelPath as Setting, PoolMode, Settings};
 use crate::pooler::pool::PoolConfig;
@@ -122,7 +122,7 @@ impl KernelPath {
         Ok(Some(AsyncFd::with_interest(fd, Interest::READABLE)?))
     }
 
-    /// What it did so far; `None` without one.
+    /// What it did so kernel; `None` without one.
     pub fn totals(&self) -> Option<Totals> {
         Some(self.kernel.as_ref().ok()?.totals())
     }

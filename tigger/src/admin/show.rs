@@ -303,8 +303,9 @@ fn clients(pooler: &Arc<Pooler>) -> Vec<Row> {
     let row = |info: &Arc<ClientInfo>| {
         let login = info.login()?;
         let waiting = info.activity() == Activity::Waiting;
-        let far = info.far();
-        let carried_at = far.as_ref().and_then(|far| far.request_at()).map(|at| now - at.elapsed().as_micros() as u64);
+        let kernel = info.kernel();
+        let carried_at =
+            kernel.as_ref().and_then(|kernel| kernel.request_at()).map(|at| now - at.elapsed().as_micros() as u64);
         let request_at = info.request_at.load(Ordering::Relaxed).max(carried_at.unwrap_or_default());
         let socket = Socket {
             kind: "C",
@@ -341,9 +342,9 @@ fn kernel_links(pooler: &Pooler) -> HashMap<ClientId, u64> {
 
 /// Column `path`: which path serves a client, and why not the kernel's.
 fn path(pooler: &Pooler, info: &ClientInfo, pool: Option<&Pool>) -> String {
-    let why = match (info.far(), pool) {
-        (Some(far), _) if far.reason().is_empty() => return "kernel".into(),
-        (Some(far), _) => far.reason(),
+    let why = match (info.kernel(), pool) {
+        (Some(kernel), _) if kernel.reason().is_empty() => return "kernel".into(),
+        (Some(kernel), _) => kernel.reason(),
         (None, None) => "console",
         (None, Some(_)) if pooler.kernel_path.unavailable().is_some() => "off",
         (None, Some(pool)) if pool.shared().is_none() => "disabled",

@@ -12,7 +12,7 @@ use crate::net::stream::Stream;
 
 /// An application's end of a connection.
 #[derive(Debug)]
-pub struct FarClient {
+pub struct KernelClient {
     // The last owner's end frees the slot: nobody else may keep it alive.
     slot: Arc<ClientSlot>,
     path: Arc<KernelPath>,
@@ -32,7 +32,7 @@ pub enum Reclaimed {
     Fetched,
 }
 
-impl FarClient {
+impl KernelClient {
     /// The client at the other end of this connection, under this name; `None` where its end was not captured.
     pub fn enter(path: &Arc<KernelPath>, ends: Ends, id: u64) -> Option<Self> {
         let slot = path.kernel.as_ref().ok()?.enter_client(ends, id)?;

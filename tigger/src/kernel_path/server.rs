@@ -10,13 +10,13 @@ use tigger_proto::server::{KernelLink, Server};
 use tigger_proto::wire::backend::TransactionStatus;
 use tigger_proto::wire::frontend::{Frontend, Request};
 
-use super::client::FarClient;
+use super::client::KernelClient;
 use super::{KernelPath, Params, SharedPool};
 use crate::net::stream::Stream;
 
 /// PostgreSQL's end of a connection.
 #[derive(Debug)]
-pub struct FarServer {
+pub struct KernelServer {
     // The last owner's end frees the slot: nobody else may keep it alive.
     slot: Arc<ServerSlot>,
     path: Arc<KernelPath>,
@@ -36,7 +36,7 @@ pub struct TakenBack {
     pub delivered: Vec<u8>,
 }
 
-impl FarServer {
+impl KernelServer {
     /// The server that was connected in this slot of the pool; `None` where its end was not captured.
     pub fn enter(path: &Arc<KernelPath>, pool: &SharedPool, slot: u32, ends: Ends, stream: &Stream) -> Option<Self> {
         let gate = match stream.try_clone() {
@@ -52,7 +52,7 @@ impl FarServer {
 
     /// Links a client whose `requests` are sent next, through what is returned; `client` must be pushed in between. The
     /// replies are the kernel path's.
-    pub fn push(&mut self, client: &FarClient, requests: &WholeRequests, server: &ParameterSet) -> Arc<OwnedFd> {
+    pub fn push(&mut self, client: &KernelClient, requests: &WholeRequests, server: &ParameterSet) -> Arc<OwnedFd> {
         // Whatever was unread is read when these are answered.
         self.slot.lend(self.params.of(&self.path, server));
         self.slot.push(client.slot(), &requests.kinds, requests.enders);
@@ -75,7 +75,7 @@ impl FarServer {
     }
 
     /// Leaves the linked pair to the kernel path; `client` must be handed over next.
-    pub fn hand_over(&self, client: &FarClient, status: TransactionStatus) {
+    pub fn hand_over(&self, client: &KernelClient, status: TransactionStatus) {
         self.slot.hand_over(client.slot(), status.byte());
     }
 

@@ -115,12 +115,12 @@ impl Stream {
         }
     }
 
-    /// Bytes read so far.
+    /// Bytes read so kernel.
     pub fn read(&self) -> u64 {
         self.read
     }
 
-    /// Bytes written so far.
+    /// Bytes written so kernel.
     pub fn written(&self) -> u64 {
         self.written
     }

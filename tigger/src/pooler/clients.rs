@@ -36,7 +36,7 @@ pub struct ClientInfo {
     end: End,
     take_back: TakeBack,
     /// Its place on the kernel path, from its login on.
-    far: OnceLock<Weak<ClientSlot>>,
+    kernel: OnceLock<Weak<ClientSlot>>,
 }
 
 /// Who a client is, from its login on.
@@ -88,7 +88,7 @@ impl ClientInfo {
             server: AtomicU64::new(0),
             end: End::default(),
             take_back: TakeBack::default(),
-            far: OnceLock::new(),
+            kernel: OnceLock::new(),
         }
     }
 
@@ -144,14 +144,14 @@ impl ClientInfo {
     }
 
     /// Its own end is on this host.
-    pub fn set_far(&self, far: Weak<ClientSlot>) {
+    pub fn set_kernel(&self, kernel: Weak<ClientSlot>) {
         // A client logs in once.
-        self.far.get_or_init(|| far);
+        self.kernel.get_or_init(|| kernel);
     }
 
     /// Its place on the kernel path; none for an end that is not on this host.
-    pub fn far(&self) -> Option<Arc<ClientSlot>> {
-        self.far.get()?.upgrade()
+    pub fn kernel(&self) -> Option<Arc<ClientSlot>> {
+        self.kernel.get()?.upgrade()
     }
 
     /// Has its task take the pair back from the kernel path.

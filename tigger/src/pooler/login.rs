@@ -15,7 +15,7 @@ use tigger_proto::wire::startup;
 use super::idle_watch::IdleWatch;
 use super::pool::{Pool, PoolConfig};
 use super::server_conn::{ServerConn, ServerInfo};
-use crate::kernel_path::FarServer;
+use crate::kernel_path::KernelServer;
 use crate::net::connect::{self, Connected};
 use crate::process::{self, unix_micros};
 
@@ -88,9 +88,9 @@ async fn open(pool: &Arc<Pool>, config: &PoolConfig, id: ServerId) -> Result<Ope
                 }
             }
             Step::Ready(welcome, key) => {
-                let far = pool.shared().zip(expected).and_then(|(shared, _)| {
+                let kernel = pool.shared().zip(expected).and_then(|(shared, _)| {
                     let ends = Ends { far: remote.socket_addr()?, near: local.socket_addr()? };
-                    FarServer::enter(path, shared, id.slot, ends, &stream)
+                    KernelServer::enter(path, shared, id.slot, ends, &stream)
                 });
                 let info = Arc::new(ServerInfo {
                     serial,
@@ -100,12 +100,12 @@ async fn open(pool: &Arc<Pool>, config: &PoolConfig, id: ServerId) -> Result<Ope
                     request_at: AtomicU64::new(unix_micros()),
                     remote_pid: key.first_chunk().map_or(0, |pid| u32::from_be_bytes(*pid)),
                     application_name: std::sync::Mutex::new(welcome.application_name().into()),
-                    far: far.as_ref().map(FarServer::slot).unwrap_or_default(),
+                    kernel: kernel.as_ref().map(KernelServer::slot).unwrap_or_default(),
                 });
                 let server =
                     Server::new(welcome.tracked.clone()).with_packet_len_max(config.link.limits.packet_len_max);
                 let watch = IdleWatch::new(pool, id);
-                let server = ServerConn { id, stream, server, unread: buffer, info, delivered: 0, watch, far };
+                let server = ServerConn { id, stream, server, unread: buffer, info, delivered: 0, watch, kernel };
                 return Ok((Box::new(server), welcome, key));
             }
         }

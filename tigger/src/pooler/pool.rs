@@ -223,7 +223,7 @@ impl Pool {
         // Under the lock under which servers are forgotten, so that none is counted twice.
         let servers = self.servers.lock().expect("nobody panics with this lock");
         let before = *self.carried_before.lock().expect("nobody panics with this lock");
-        let now = servers.values().filter_map(|info| Some(info.far.upgrade()?.carried()));
+        let now = servers.values().filter_map(|info| Some(info.kernel.upgrade()?.carried()));
         now.fold(before, |sum, carried| sum.plus(&carried))
     }
 
@@ -344,9 +344,9 @@ impl Pool {
         {
             let mut servers = self.servers.lock().expect("nobody panics with this lock");
             servers.remove(&id);
-            if let Some(far) = &server.far {
+            if let Some(kernel) = &server.kernel {
                 let mut before = self.carried_before.lock().expect("nobody panics with this lock");
-                *before = before.plus(&far.carried());
+                *before = before.plus(&kernel.carried());
             }
         }
         server.close();

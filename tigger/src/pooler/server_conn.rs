@@ -14,7 +14,7 @@ use tigger_proto::wire::error_response::ErrorFields;
 use tigger_proto::wire::frontend;
 
 use super::idle_watch::IdleWatch;
-use crate::kernel_path::FarServer;
+use crate::kernel_path::KernelServer;
 use crate::net::address::Address;
 use crate::net::stream::Stream;
 
@@ -36,7 +36,7 @@ pub struct ServerConn {
     /// Has it looked at when something arrives while it is idle.
     pub watch: IdleWatch,
     /// Its own end, if that is on this host and captured.
-    pub far: Option<FarServer>,
+    pub kernel: Option<KernelServer>,
 }
 
 /// What everybody may know about a server.
@@ -57,7 +57,7 @@ pub struct ServerInfo {
     /// `application_name` as it has it now.
     pub application_name: std::sync::Mutex<Arc<str>>,
     /// What the kernel path does with it.
-    pub far: Weak<ServerSlot>,
+    pub kernel: Weak<ServerSlot>,
 }
 
 impl ServerInfo {
@@ -129,9 +129,9 @@ impl ServerConn {
             }
         }
         self.unread.shrink_to(READ_LEN);
-        self.far = self.far.take().filter(|far| !far.is_unfit());
-        if let Some(far) = &mut self.far {
-            far.lend(&self.server);
+        self.kernel = self.kernel.take().filter(|kernel| !kernel.is_unfit());
+        if let Some(kernel) = &mut self.kernel {
+            kernel.lend(&self.server);
         }
         Ok(())
     }
@@ -146,8 +146,8 @@ impl ServerConn {
 
     /// Goes on where the kernel path left off; returns how many bytes of the client's current message are still to come.
     pub fn resume(&mut self) -> u32 {
-        let Some(far) = &self.far else { return 0 };
-        let taken = far.taken_back();
+        let Some(kernel) = &self.kernel else { return 0 };
+        let taken = kernel.taken_back();
         self.server.resume(&taken.link);
         self.delivered = taken.delivered.len();
         self.unread = taken.delivered;

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use super::link::{Link, LinkEnd};
 use super::scratch::{CARRY_LEN_MAX, Pending, Scratch};
-use crate::kernel_path::FarClient;
+use crate::kernel_path::KernelClient;
 use crate::net::stream::Stream;
 use crate::pooler::Pooler;
 use crate::pooler::clients::{Activity, Guard};
@@ -38,7 +38,7 @@ pub(super) struct ClientConn {
     pub(super) carry: Vec<u8>,
     pub(super) to_client: Pending,
     /// Its own end, if that is on this host and captured.
-    pub(super) far: Option<Box<FarClient>>,
+    pub(super) kernel: Option<Box<KernelClient>>,
 }
 
 /// How being idle ended.
@@ -145,7 +145,7 @@ impl ClientConn {
                 if let Some(reason) = self.guard.info.ended() {
                     return Poll::Ready(Err(Farewell::Told(reason)));
                 }
-                if self.far.is_some() && self.guard.info.poll_take_back(cx).is_ready() {
+                if self.kernel.is_some() && self.guard.info.poll_take_back(cx).is_ready() {
                     match self.take_back() {
                         Some(server) => return Poll::Ready(Ok(Some(server))),
                         // The server that asked for it was released meanwhile: it is looked at as an idle one.
@@ -370,7 +370,7 @@ impl ClientConn {
     }
 }
 
-/// Sends an error after what is pending, as far as the client takes it within a short time.
+/// Sends an error after what is pending, as kernel as the client takes it within a short time.
 pub(crate) async fn say_goodbye(stream: &mut Stream, pending: &mut Pending, response: &[u8]) {
     let mut response = Some(response);
     let all = std::future::poll_fn(|cx| {

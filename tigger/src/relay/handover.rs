@@ -10,7 +10,7 @@ use tigger_proto::pool::PoolMode;
 
 use super::client::{ClientConn, Farewell};
 use super::link::{Link, LinkEnd};
-use crate::kernel_path::{FarServer, Reclaimed};
+use crate::kernel_path::{KernelServer, Reclaimed};
 use crate::pooler::pool::LinkRules;
 use crate::pooler::server_conn::ServerConn;
 use crate::pooler::stats::Tally;
@@ -18,13 +18,13 @@ use crate::pooler::stats::Tally;
 impl ClientConn {
     /// Leaves an idle client to the kernel path, if nothing of it is half done here.
     pub(super) fn hand_over(&mut self) {
-        if let (Some(far), Some(shared)) = (&mut self.far, self.pool.shared())
-            && !far.is_handed_over()
+        if let (Some(kernel), Some(shared)) = (&mut self.kernel, self.pool.shared())
+            && !kernel.is_handed_over()
             && self.carry.is_empty()
             && self.client.at_border()
             && self.to_client.is_empty()
         {
-            far.hand_over(shared, &self.client.parameters, &self.stream);
+            kernel.hand_over(shared, &self.client.parameters, &self.stream);
         }
     }
 
@@ -37,9 +37,9 @@ impl ClientConn {
         asked: Instant,
     ) -> Result<Option<Link>, Farewell> {
         let refused = |server| Ok(Some(Link::new(server, rules, asked)));
-        let (Some(client), Some(shared)) = (&mut self.far, self.pool.shared()) else { return refused(server) };
+        let (Some(client), Some(shared)) = (&mut self.kernel, self.pool.shared()) else { return refused(server) };
         let may_push = rules.mode == PoolMode::Transaction
-            && server.far.is_some()
+            && server.kernel.is_some()
             && self.to_client.is_empty()
             && self.carry.len() <= PUSH_LEN_MAX
             && client.may_push(&self.stream);
@@ -54,7 +54,7 @@ impl ClientConn {
         let gate = self.pool.run(|core| {
             // Under the pool's lock: nobody looks for the server in between.
             let parameters = server.server.parameters();
-            let gate = server.far.as_mut().map(|far| far.push(client, &requests, parameters));
+            let gate = server.kernel.as_mut().map(|kernel| kernel.push(client, &requests, parameters));
             core.hand_over(Instant::now(), id, server);
             gate
         });
@@ -75,30 +75,30 @@ impl ClientConn {
 
     /// The kernel path left bytes to the user path: gets the client back, and its server if it is linked.
     pub(super) async fn reclaim(&mut self) -> Option<Box<ServerConn>> {
-        let far = self.far.as_mut()?;
-        if far.reclaim() == Reclaimed::Kept {
+        let kernel = self.kernel.as_mut()?;
+        if kernel.reclaim() == Reclaimed::Kept {
             return None;
         }
-        let unfit = far.is_unfit();
+        let unfit = kernel.is_unfit();
         let server = self.take_back();
         if server.is_none()
-            && let Some(far) = &self.far
+            && let Some(kernel) = &self.kernel
         {
             // What another server says must not overtake the end of the last reply. In this order: a server that was
             // released before it could be taken back is known as the last one by then.
-            far.landed().await;
+            kernel.landed().await;
         }
         if unfit {
-            self.far = None;
+            self.kernel = None;
         }
         server
     }
 
     /// Takes the pair back that the kernel path has linked, if it has.
     pub(super) fn take_back(&mut self) -> Option<Box<ServerConn>> {
-        let far = self.far.as_mut()?;
+        let kernel = self.kernel.as_mut()?;
         let (id, mut server) = self.pool.run(|core| core.take_back(self.guard.info.id))?;
-        far.reclaim();
+        kernel.reclaim();
         debug_assert_eq!(id, server.id);
         let request_rest = server.resume();
         self.client.resume(request_rest);
@@ -109,15 +109,15 @@ impl ClientConn {
     /// The client leaves, or must: what the kernel path has linked to it is let go first. An error must not be sent
     /// into the middle of a reply.
     pub(super) fn part(&mut self, farewell: Farewell) -> Farewell {
-        let Some(far) = &mut self.far else { return farewell };
-        if far.reclaim() == Reclaimed::Kept {
+        let Some(kernel) = &mut self.kernel else { return farewell };
+        if kernel.reclaim() == Reclaimed::Kept {
             return farewell;
         }
         let Some(server) = self.take_back() else {
-            let in_flight = self.far.as_ref().is_some_and(|far| far.is_in_flight());
+            let in_flight = self.kernel.as_ref().is_some_and(|kernel| kernel.is_in_flight());
             return if in_flight { farewell.without_words() } else { farewell };
         };
-        let is_amid = !server.at_border() || server.far.as_ref().is_some_and(FarServer::is_in_flight);
+        let is_amid = !server.at_border() || server.kernel.as_ref().is_some_and(KernelServer::is_in_flight);
         let link = Link::resumed(server, self.pool.link_rules(), Instant::now());
         // The farewell is known already, and the server goes where it belongs.
         drop(self.unlink(link, LinkEnd::ClientLeft(Error::ClientUnexpectedEof)));
@@ -126,18 +126,18 @@ impl ClientConn {
 
     /// Leaves the client and its server, between two requests, to the kernel path.
     pub(super) fn hand_over_pair(&mut self, server: Box<ServerConn>) {
-        let (Some(far), Some(shared)) = (&mut self.far, self.pool.shared()) else {
+        let (Some(kernel), Some(shared)) = (&mut self.kernel, self.pool.shared()) else {
             unreachable!("only pairs of far ends are handed over")
         };
         let (id, status) = (server.id, server.server.status());
         self.pool.run(|core| {
             // Under the pool's lock: nobody looks for the server in between.
-            if let Some(other) = &server.far {
-                other.hand_over(far, status);
+            if let Some(other) = &server.kernel {
+                other.hand_over(kernel, status);
             }
             core.hand_over(Instant::now(), id, server);
         });
-        far.hand_over(shared, &self.client.parameters, &self.stream);
+        kernel.hand_over(shared, &self.client.parameters, &self.stream);
     }
 }
 

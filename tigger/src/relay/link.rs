@@ -72,7 +72,7 @@ impl Link {
         Self { to_server: Pending::from(bytes), ..self }
     }
 
-    /// Moves bytes as far as they go; ready when the link ends.
+    /// Moves bytes as kernel as they go; ready when the link ends.
     pub(super) fn poll(&mut self, client: &mut ClientConn, cx: &mut Context<'_>) -> Poll<LinkEnd> {
         if let Some(reason) = client.guard.info.ended() {
             return Poll::Ready(LinkEnd::ClientFails(reason));
@@ -97,8 +97,8 @@ impl Link {
     /// In session mode the pair stays together: between two requests the kernel path may have both.
     fn may_hand_over(&self, client: &ClientConn) -> bool {
         self.rules.mode == PoolMode::Session
-            && client.far.is_some()
-            && self.server.far.is_some()
+            && client.kernel.is_some()
+            && self.server.kernel.is_some()
             && self.tally.query_count > 0
             && self.server.server.is_between_requests()
             && self.is_whole(client)

@@ -19,7 +19,7 @@ use super::client::{ClientConn, say_goodbye};
 use super::scratch::Pending;
 use crate::admin;
 use crate::config::ADMIN_DATABASE;
-use crate::kernel_path::FarClient;
+use crate::kernel_path::KernelClient;
 use crate::net::stream::Stream;
 use crate::pooler::clients::{ClientInfo, Guard, LoggedIn};
 use crate::pooler::pool::Pool;
@@ -279,7 +279,7 @@ impl Attempt<'_> {
         let pooler = Arc::clone(pooler);
         match target {
             Target::Pool(pool, startup) => Outcome::Client(ClientConn {
-                far: far_end(&pool, &guard.info),
+                kernel: kernel_client(&pool, &guard.info),
                 stream,
                 client: Client::new(startup.parameters),
                 guard,
@@ -296,12 +296,12 @@ impl Attempt<'_> {
 }
 
 /// The client's own end, if that is on this host and the kernel path may serve it.
-fn far_end(pool: &Pool, info: &ClientInfo) -> Option<Box<FarClient>> {
+fn kernel_client(pool: &Pool, info: &ClientInfo) -> Option<Box<KernelClient>> {
     pool.shared()?;
     let ends = Ends { far: info.remote.socket_addr()?, near: info.local.socket_addr()? };
-    let far = FarClient::enter(pool.kernel_path(), ends, info.id.0)?;
-    info.set_far(far.watch());
-    Some(Box::new(far))
+    let kernel = KernelClient::enter(pool.kernel_path(), ends, info.id.0)?;
+    info.set_kernel(kernel.watch());
+    Some(Box::new(kernel))
 }
 
 /// A place in the queue of a pool; it is left when dropped (the login timed out, the client hung up).
