@@ -16,15 +16,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use libbpf_rs::btf::{self, Btf};
 use libbpf_rs::libbpf_sys;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
 
 pub use clients::ClientSlot;
 pub use pools::PoolSlot;
-pub use servers::ServerSlot;
+pub use servers::{Gate, ServerSlot};
 
-use crate::{Ends, Sizes, Totals, Unavailable};
+use crate::{Delivery, Ends, Sizes, Totals, Unavailable};
 use memory::{Memory, Ring, Shared, field};
 
 /// What the build makes from `src/bpf`.
@@ -53,7 +54,9 @@ pub struct Kernel {
     memory: Memory,
     maps: Maps,
     ring: Ring,
-    in_flight: OwnedFd,
+    ask_delivery: OwnedFd,
+    /// The programs can redirect to our own sockets.
+    remote: bool,
     programs: Vec<(String, usize)>,
     clock: Clock,
     /// Names of the clients in their slots, as the process gave them; 0 for a free slot.
@@ -73,6 +76,8 @@ struct Free {
 
 struct Maps {
     socks: MapHandle,
+    ends: MapHandle,
+    sinks: MapHandle,
     found: MapHandle,
     slots: MapHandle,
     listeners: MapHandle,
@@ -146,14 +151,16 @@ impl Kernel {
         let rodata =
             open.maps.rodata_data.as_deref_mut().ok_or_else(|| Unavailable("no rodata in the object".into()))?;
         rodata.our_netns = netns_cookie()?;
-        let captured = sizes.clients + sizes.server_chunks * intf::CHUNK_SERVERS;
+        let servers = sizes.server_chunks * intf::CHUNK_SERVERS;
+        let captured = sizes.clients + servers;
         let resized = [
-            open.maps.socks.set_max_entries(captured),
+            open.maps.socks.set_max_entries(captured + servers),
+            open.maps.sinks.set_max_entries(sizes.clients),
             open.maps.slots.set_max_entries(captured),
             open.maps.found.set_max_entries(captured * 2),
-            open.maps.expected.set_max_entries(sizes.server_chunks * intf::CHUNK_SERVERS),
+            open.maps.expected.set_max_entries(servers),
             open.maps.clients.set_max_entries(sizes.clients),
-            open.maps.servers.set_max_entries(sizes.server_chunks * intf::CHUNK_SERVERS),
+            open.maps.servers.set_max_entries(servers),
             open.maps.pools.set_max_entries(sizes.pools),
         ];
         for result in resized {
@@ -164,13 +171,14 @@ impl Kernel {
         skeleton.progs.tap.attach_sockmap(skeleton.maps.socks.as_fd().as_raw_fd()).map_err(attach)?;
         let attached = skeleton.progs.capture_far_ends.attach_cgroup(cgroup.as_raw_fd()).map_err(attach)?;
         let io = |error: io::Error| Unavailable(format!("the programs' memory cannot be mapped: {error}"));
-        let programs = [&skeleton.progs.tap, &skeleton.progs.capture_far_ends, &skeleton.progs.is_in_flight]
+        let programs = [&skeleton.progs.tap, &skeleton.progs.capture_far_ends, &skeleton.progs.ask_delivery]
             .map(|program| (program.name().to_string_lossy().into_owned(), program.insn_cnt()));
         Ok(Arc::new(Self {
             memory: Memory::map(&skeleton.maps, sizes).map_err(io)?,
             ring: Ring::new(&skeleton.maps.wakes).map_err(io)?,
             maps: Maps::new(&skeleton.maps).map_err(|error| cannot("be used", &error))?,
-            in_flight: skeleton.progs.is_in_flight.as_fd().try_clone_to_owned().map_err(io)?,
+            remote: has_cast_to_kern_ctx(),
+            ask_delivery: skeleton.progs.ask_delivery.as_fd().try_clone_to_owned().map_err(io)?,
             programs: programs.into(),
             clock: Clock::new().map_err(io)?,
             ids: (0..sizes.clients).map(|_| AtomicU64::new(0)).collect(),
@@ -251,7 +259,7 @@ impl Kernel {
         debug_assert!(gone.is_ok(), "only its owner takes it out");
     }
 
-    /// Lets go of a captured end to which nothing was ever redirected.
+    /// Lets go of an end to which nothing was ever redirected.
     fn release(&self, cookie: u64) {
         if let Err(error) = self.maps.socks.delete(&cookie.to_ne_bytes()) {
             // It was closed meanwhile.
@@ -259,9 +267,32 @@ impl Kernel {
         }
     }
 
-    /// Runs the program `is_in_flight` for a server.
-    fn ask_in_flight(&self, server: u32) -> bool {
-        let mut args = programs::types::in_flight_args { server, answer: 0 };
+    /// Makes our own socket a place to which the programs redirect; returns its cookie.
+    fn enter_sink(&self, socket: BorrowedFd<'_>) -> io::Result<u64> {
+        // A low limit for what is not sent yet, where the system has one, would end a redirect in the middle.
+        set_option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, u32::MAX >> 1)?;
+        let cookie = get_option::<u64>(socket, libc::SOL_SOCKET, libc::SO_COOKIE)?;
+        let value = u64::try_from(socket.as_raw_fd()).map_err(io::Error::other)?.to_ne_bytes();
+        self.maps.sinks.update(&cookie.to_ne_bytes(), &value, MapFlags::ANY).map_err(io::Error::other)?;
+        Ok(cookie)
+    }
+
+    /// Has the programs see what we send to the server `index` through this socket; returns its cookie.
+    fn enter_gate(&self, socket: BorrowedFd<'_>, index: u32) -> io::Result<u64> {
+        let cookie = get_option::<u64>(socket, libc::SOL_SOCKET, libc::SO_COOKIE)?;
+        // The start of `struct end`; the rest is for walks.
+        let mut end = vec![0; self.maps.ends.value_size() as usize];
+        end[..8].copy_from_slice(&cookie.to_ne_bytes());
+        end[8..12].copy_from_slice(&(intf::ROLE_GATE | index).to_ne_bytes());
+        self.maps.ends.update(&socket.as_raw_fd().to_ne_bytes(), &end, MapFlags::ANY).map_err(io::Error::other)?;
+        let value = u64::try_from(socket.as_raw_fd()).map_err(io::Error::other)?.to_ne_bytes();
+        self.maps.socks.update(&cookie.to_ne_bytes(), &value, MapFlags::ANY).map_err(io::Error::other)?;
+        Ok(cookie)
+    }
+
+    /// Runs the program `ask_delivery` for a server.
+    fn ask_delivery(&self, server: u32) -> Delivery {
+        let mut args = programs::types::delivery_args { server, answer: 0 };
         let mut options = libbpf_sys::bpf_test_run_opts {
             sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
             // The kernel writes the answer back to where the argument came from.
@@ -270,9 +301,13 @@ impl Kernel {
             ..Default::default()
         };
         // SAFETY: the options name memory that outlives the call, with its size.
-        let result = unsafe { libbpf_sys::bpf_prog_test_run_opts(self.in_flight.as_raw_fd(), &raw mut options) };
-        // Where it cannot be asked, it must be assumed.
-        result != 0 || args.answer != 0
+        let result = unsafe { libbpf_sys::bpf_prog_test_run_opts(self.ask_delivery.as_raw_fd(), &raw mut options) };
+        match (result, args.answer) {
+            (0, intf::DELIVERY_DONE) => Delivery::Done,
+            (0, intf::DELIVERY_SHORT) => Delivery::Short,
+            // Also where it cannot be asked.
+            _ => Delivery::InFlight,
+        }
     }
 }
 
@@ -280,6 +315,8 @@ impl Maps {
     fn new(maps: &programs::TiggerMaps<'_>) -> libbpf_rs::Result<Self> {
         Ok(Self {
             socks: MapHandle::try_from(&maps.socks)?,
+            ends: MapHandle::try_from(&maps.ends)?,
+            sinks: MapHandle::try_from(&maps.sinks)?,
             found: MapHandle::try_from(&maps.found)?,
             slots: MapHandle::try_from(&maps.slots)?,
             listeners: MapHandle::try_from(&maps.listeners)?,
@@ -331,13 +368,27 @@ fn cgroup_root() -> Result<File, Unavailable> {
 fn netns_cookie() -> Result<u64, Unavailable> {
     let unavailable = |error: io::Error| Unavailable(format!("the network namespace cannot be told: {error}"));
     let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).map_err(unavailable)?;
-    let (mut cookie, mut len) = (0_u64, size_of::<u64>() as libc::socklen_t);
-    // SAFETY: the option's value is a u64, for which there is room.
-    let result = unsafe {
-        let value = (&raw mut cookie).cast();
-        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, value, &raw mut len)
-    };
-    if result == 0 { Ok(cookie) } else { Err(unavailable(io::Error::last_os_error())) }
+    get_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE).map_err(unavailable)
+}
+
+/// Whether this kernel lets a program see the structure behind its context.
+fn has_cast_to_kern_ctx() -> bool {
+    Btf::from_vmlinux().is_ok_and(|btf| btf.type_by_name::<btf::types::Func<'_>>("bpf_cast_to_kern_ctx").is_some())
+}
+
+/// An option that is an integer.
+fn get_option<I: memory::Integer + Default>(socket: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<I> {
+    let (mut value, mut len) = (I::default(), size_of::<I>() as libc::socklen_t);
+    // SAFETY: there is room for the value.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) };
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: u32) -> io::Result<()> {
+    let len = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the value outlives the call.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn octets(address: IpAddr) -> [u8; 16] {

@@ -17,7 +17,7 @@ mod kernel;
 #[cfg(feature = "kernel")]
 mod kernel;
 
-pub use kernel::{ClientSlot, Expected, Kernel, PoolSlot, ServerSlot};
+pub use kernel::{ClientSlot, Expected, Gate, Kernel, PoolSlot, ServerSlot};
 
 use std::net::SocketAddr;
 
@@ -66,6 +66,18 @@ pub struct PoolRules {
     pub reply_limit: u32,
     /// `max_packet_size`: longest message, in bytes.
     pub packet_len_max: u32,
+}
+
+/// What became of the last reply that the kernel path carried for a client, or from a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It is where it should be.
+    Done,
+    /// Bytes of it may be on their way: whatever is sent now could overtake them.
+    InFlight,
+    /// A socket took a part of it. The server is about to send the rest, which nobody else may get: its connection is to
+    /// be shut down at once.
+    Short,
 }
 
 /// Where a pair stands that was taken back.

@@ -165,6 +165,13 @@ impl Server {
         !self.tail
     }
 
+    /// Leaves the server, which [is between requests](Self::is_between_requests), to the kernel path; returns its
+    /// transaction status. It is idle when the kernel path releases it, or [`Self::resume`] comes first.
+    pub fn hand_over(&mut self) -> TransactionStatus {
+        debug_assert!(self.is_between_requests());
+        std::mem::replace(&mut self.status, TransactionStatus::Idle)
+    }
+
     /// Goes on where the kernel path left off.
     pub fn resume(&mut self, link: &KernelLink) {
         self.walker = Walker::resume(link.reply_rest);

@@ -138,6 +138,16 @@ impl Proxy {
         options.write(self.directory.path(), self.port, self.account)
     }
 
+    /// Where it runs.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The address under which programs on `host` reach it.
+    pub fn address_from(&self, host: &Host) -> String {
+        self.host.address_from(host)
+    }
+
     /// How user `postgres` connects to database `postgres` over TCP, on the pooler's own host.
     pub fn conninfo(&self) -> Conninfo {
         self.conninfo_from(&self.host)

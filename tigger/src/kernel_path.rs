@@ -29,7 +29,7 @@ use tigger_proto::parameters::ParameterSet;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-pub use client::{KernelClient, Reclaimed};
+pub use client::{CutShort, KernelClient, Reclaimed};
 pub use pool::SharedPool;
 pub use server::KernelServer;
 
@@ -122,7 +122,7 @@ impl KernelPath {
         Ok(Some(AsyncFd::with_interest(fd, Interest::READABLE)?))
     }
 
-    /// What it did so kernel; `None` without one.
+    /// What it did so far; `None` without one.
     pub fn totals(&self) -> Option<Totals> {
         Some(self.kernel.as_ref().ok()?.totals())
     }

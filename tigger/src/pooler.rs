@@ -33,7 +33,7 @@ use pool::{LinkRules, Pool, PoolConfig, PoolName};
 use stats::{Periods, Tally};
 use users::Users;
 
-/// How kernel the process is on its way out.
+/// How far the process is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Not at all.
@@ -363,7 +363,7 @@ impl Pooler {
         });
     }
 
-    /// How kernel the end is.
+    /// How far the end is.
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
     }

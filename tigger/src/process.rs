@@ -30,7 +30,7 @@ pub fn next_serial() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Raises the limit on open files as kernel as it may be raised; returns the limit.
+/// Raises the limit on open files as far as it may be raised; returns the limit.
 pub fn raise_file_limit() -> u64 {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) if soft < hard => match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {

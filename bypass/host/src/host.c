@@ -15,6 +15,11 @@
 #define __always_inline inline __attribute__((always_inline))
 #define __uint(name, value) int (*name)[value]
 #define __type(name, type) typeof(type) *name
+#define __ksym
+#undef __weak
+#define __weak
+#define bpf_ksym_exists(function) 1
+#define BPF_CORE_READ(pointer, field) ((pointer)->field)
 
 #include "intf.h"
 #include "kernel.bpf.h"
@@ -37,6 +42,8 @@ static long bpf_loop(__u32 times, long (*step)(__u32, void *), void *context, __
 enum { CLIENT, SERVER, ROLES };
 
 static const __u64 COOKIES[ROLES] = { 11, 22 };
+/* Our socket to the client, where that is a remote one. */
+static const __u64 SINK_COOKIE = 33;
 
 /* One captured far end. */
 struct far_end {
@@ -55,6 +62,10 @@ struct host {
 	struct pool pool;
 	struct totals totals;
 	struct far_end ends[ROLES];
+	struct tcp_sock sink;
+	struct proto proto;
+	unsigned long memory_pressure;
+	struct sk_msg kernel_msg;
 	__u64 now;
 	__u32 wakes;
 	/* msg->sk_redir, msg->flags and msg->apply_bytes. */
@@ -112,12 +123,18 @@ static long bpf_msg_apply_bytes(struct sk_msg_md *msg, __u32 bytes)
 	return 0;
 }
 
+void *bpf_cast_to_kern_ctx(void *context)
+{
+	return &host->kernel_msg;
+}
+
 static long bpf_msg_redirect_hash(struct sk_msg_md *msg, void *map, void *key, __u64 flags)
 {
 	__u64 cookie = *(__u64 *)key;
 
-	if (cookie != COOKIES[CLIENT] && cookie != COOKIES[SERVER])
+	if (map == (void *)&sinks ? cookie != SINK_COOKIE : cookie != COOKIES[CLIENT] && cookie != COOKIES[SERVER])
 		return SK_DROP;
+	host->kernel_msg.sk_redir = map == (void *)&sinks ? (struct sock *)&host->sink : NULL;
 	host->target = cookie;
 	host->target_flags = flags;
 	return SK_PASS;
@@ -186,6 +203,8 @@ struct host *host_new(__u32 flags, __u32 reply_limit, __u32 packet_len_max)
 		end->tcp.inet_conn.icsk_inet.sk.sk_user_data = &end->psock;
 		end->psock.ingress_msg.next = &end->psock.ingress_msg;
 		end->psock.refcnt.refs.counter = 1;
+		end->psock.sk = &end->tcp.inet_conn.icsk_inet.sk;
+		end->psock.sk->__sk_common.skc_cookie.counter = COOKIES[i];
 	}
 	h->client.cookie = COOKIES[CLIENT];
 	h->client.owner = OWNER_KERNEL;

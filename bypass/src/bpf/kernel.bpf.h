@@ -8,6 +8,8 @@
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
+struct sock;
+
 struct list_head {
 	struct list_head *next;
 };
@@ -20,6 +22,7 @@ struct refcount_struct {
 
 /* include/linux/skmsg.h: what a socket in a sockmap has. */
 struct sk_psock {
+	struct sock *sk;
 	struct list_head ingress_msg;
 	struct refcount_struct refcnt;
 };
@@ -32,9 +35,31 @@ struct socket {
 	struct file *file;
 };
 
+struct proto {
+	unsigned long *memory_pressure;
+};
+
+struct sock_common {
+	volatile unsigned char skc_state;
+	struct proto *skc_prot;
+	struct {
+		__u64 counter;
+	} skc_cookie;
+};
+
 struct sock {
+	struct sock_common __sk_common;
 	void *sk_user_data;
 	struct socket *sk_socket;
+	int sk_wmem_queued;
+	int sk_sndbuf;
+	int sk_err;
+	__u8 sk_shutdown;
+};
+
+/* include/linux/skmsg.h: what sk_msg_md stands for. */
+struct sk_msg {
+	struct sock *sk_redir;
 };
 
 struct inet_sock {
@@ -50,6 +75,7 @@ struct tcp_sock {
 	__u32 rcv_nxt;
 	__u32 copied_seq;
 	__u32 write_seq;
+	__u32 snd_una;
 	__u64 bytes_received;
 };
 
@@ -57,6 +83,15 @@ struct tcp_sock {
 
 /* include/uapi/asm-generic/fcntl.h; the same on all architectures with BPF but parisc, mips, sparc and alpha. */
 #define O_NONBLOCK 04000
+
+/* include/net/tcp_states.h */
+#define TCP_ESTABLISHED 1
+#define TCP_CLOSE_WAIT 8
+/* include/net/sock.h */
+#define SEND_SHUTDOWN 2
+
+/* Gives the structure behind the context (kernel/bpf/helpers.c, since Linux 6.2). */
+extern void *bpf_cast_to_kern_ctx(void *context) __ksym __weak;
 
 /* include/linux/skmsg.h, SK_USER_DATA_PTRMASK of include/net/sock.h: the low bits of sk_user_data are flags. */
 static __always_inline struct sk_psock *psock_of(struct tcp_sock *tcp)

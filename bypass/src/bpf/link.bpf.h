@@ -102,9 +102,14 @@ static __always_inline void wake_user_space(void)
 static __always_inline int in_flight(struct server *s)
 {
 	struct sk_psock *psock = (struct sk_psock *)READ_ONCE(s->psock);
+	struct sock *sk;
 	int refs;
 
 	if ((__u64)psock <= PSOCK_UNFIT)
+		return 0;
+	/* Of a server that is gone, the memory may be something else's by now. */
+	sk = BPF_CORE_READ(psock, sk);
+	if (BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) != READ_ONCE(s->psock_cookie))
 		return 0;
 	for (int tries = 0; tries < FLIGHT_TRIES; tries++) {
 		if (bpf_probe_read_kernel(&refs, sizeof(refs), &psock->refcnt.refs.counter))
@@ -135,15 +140,6 @@ static __always_inline enum give_up give_up(struct server *s, __u32 client)
 			return GAVE_UP;
 	}
 	return CONTENDED;
-}
-
-SEC("syscall")
-int is_in_flight(struct in_flight_args *args)
-{
-	struct server *s = server_at(args->server);
-
-	args->answer = s && in_flight(s);
-	return 0;
 }
 
 #endif

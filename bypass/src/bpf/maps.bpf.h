@@ -11,6 +11,14 @@ struct {
 	__type(value, __u64);
 } socks SEC(".maps");
 
+/* Our own sockets to remote clients, by socket cookie. What they send runs no program. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKHASH);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__type(value, __u64);
+} sinks SEC(".maps");
+
 /* A captured far end, kept with its socket. */
 struct end {
 	__u64 cookie;

@@ -43,6 +43,7 @@ static __always_inline int know_psock(struct tap *tap, struct server *s)
 	tcp = bpf_skc_to_tcp_sock(tap->msg->sk);
 	if (!tcp)
 		return 0;
+	s->psock_cookie = tap->end->cookie;
 	WRITE_ONCE(s->psock, is_nonblocking(tcp) ? (__u64)psock_of(tcp) : PSOCK_UNFIT);
 	return s->psock != PSOCK_UNFIT;
 }
@@ -83,21 +84,57 @@ static __always_inline void end_push(struct client *c)
 	WRITE_ONCE(c->owner, OWNER_KERNEL);
 }
 
+/* Aims at our socket to a remote client. */
+static __always_inline struct sink aim_at_remote(struct tap *tap, struct server *s, struct client *c, __u32 limit)
+{
+	__u32 last = READ_ONCE(c->last_server);
+	struct sink sink = {};
+	struct server *other;
+
+	if (last && last != READ_ONCE(c->server)) {
+		other = server_at(last - 1);
+		if (other && in_flight(other)) {
+			sink.reason = REASON_IN_FLIGHT;
+			return sink;
+		}
+		WRITE_ONCE(c->last_server, 0);
+	}
+	if (!aim_out(tap, &s->client_cookie)) {
+		sink.reason = REASON_GONE;
+		return sink;
+	}
+	return look_at_sink(tap, limit);
+}
+
+/* Aims at a captured client. There is no place for its `sink` to be short: a socket's ingress takes an element or not. */
+static __always_inline struct sink aim_at_captured(struct tap *tap, struct server *s, struct client *c, __u32 limit)
+{
+	__u32 unread = READ_ONCE(c->unread);
+	struct sink sink = { .reason = REASON_REPLY_LONG };
+
+	if (unread >= limit)
+		return sink;
+	sink.reason = REASON_GONE;
+	if (aim(tap, &s->client_cookie))
+		sink.room = limit - unread;
+	return sink;
+}
+
 /* A reply of a linked server. */
 static __always_inline int tap_reply(struct tap *tap, struct server *s, struct client *c, struct pool *pool, __u64 word)
 {
 	__u32 client = word_client(word), flags = READ_ONCE(pool->flags), unread = READ_ONCE(c->unread);
-	__u32 which = (word & WORD_REPLY) ? 1 : 0, other = which ^ 1, room, n;
+	__u32 which = (word & WORD_REPLY) ? 1 : 0, other = which ^ 1, limit = READ_ONCE(pool->reply_limit), n;
 	struct loop loop = { .msg = tap->msg, .end = tap->end };
 	struct reply_walk *w = &tap->end->reply;
+	struct sink sink;
 	__u64 next;
 
-	room = READ_ONCE(pool->reply_limit);
-	room = unread < room ? room - unread : 0;
-	if (!room)
-		return take_back(tap, c, s, client, REASON_REPLY_LONG);
+	sink = READ_ONCE(c->remote) ? aim_at_remote(tap, s, c, limit) : aim_at_captured(tap, s, c, limit);
+	if (!sink.room)
+		return take_back(tap, c, s, client, sink.reason);
 	n = run_len(tap->msg);
-	w->walk = (struct walk){ .len = n < room ? n : room, .rest = s->reply[which & 1].rest };
+	w->walk = (struct walk){ .len = n < sink.room ? n : sink.room, .rest = s->reply[which & 1].rest };
 	w->state = s->reply[which & 1];
 	w->owed = word_owed(word);
 	w->len_max = READ_ONCE(pool->packet_len_max);
@@ -112,8 +149,6 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 	if (is_release(w, word, flags) && s->request[(word & WORD_REQUEST) ? 1 : 0].rest)
 		return take_back(tap, c, s, client, REASON_REPLY);
 	w->state.rest = w->walk.rest;
-	if (!aim(tap, &s->client_cookie))
-		return take_back(tap, c, s, client, REASON_GONE);
 	next = (word & ~WORD_OWED) | w->owed * WORD_OWED_ONE;
 	next ^= WORD_REPLY;
 	s->reply[other & 1] = w->state;
@@ -121,6 +156,7 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 		if (__sync_val_compare_and_swap(&s->word, word, next) != word)
 			return -1;
 		WRITE_ONCE(c->unread, unread + n);
+		note_sink(s, &sink, s->client_cookie, n);
 		count_replies(s, w, n);
 		/* In a transaction: what user space sent has been read, so the next requests may be redirected. */
 		if (w->readies && !w->owed)
@@ -134,6 +170,7 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 		WRITE_ONCE(c->unread, unread);
 		return -1;
 	}
+	note_sink(s, &sink, s->client_cookie, n);
 	count_replies(s, w, n);
 	end_push(c);
 	unclaim(pool, s->slot);
@@ -149,6 +186,11 @@ static __always_inline int tap_server(struct tap *tap, __u32 index)
 
 	if (!s || READ_ONCE(s->cookie) != tap->end->cookie || !know_psock(tap, s))
 		return pass(tap);
+	if (fell_short(s)) {
+		/* Its rest is for a client that may have gone on: nobody can have what this server says. */
+		count_reason(REASON_SHORT);
+		return SK_DROP;
+	}
 	for (int tries = 0; tries < 4; tries++) {
 		__u64 word = READ_ONCE(s->word);
 		struct client *c;
@@ -163,10 +205,9 @@ static __always_inline int tap_server(struct tap *tap, __u32 index)
 		if (!c || !pool)
 			break;
 		verdict = tap_reply(tap, s, c, pool, word);
+		/* Negative: the word changed. */
 		if (verdict >= 0)
 			return verdict;
-		/* The word changed: a target may be set. */
-		tap->was_cut = 1;
 	}
 	return pass(tap);
 }

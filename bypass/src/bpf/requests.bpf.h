@@ -150,7 +150,6 @@ static __always_inline int tap_unlinked(struct tap *tap, struct client *c, __u32
 	if (word_client(word) || __sync_val_compare_and_swap(&s->word, word, linked) != word) {
 		/* User space changed its mind about this server in this moment. */
 		unclaim(pool, slot);
-		tap->was_cut = 1;
 		return leave(tap, c, REASON_RACE);
 	}
 	s->links++;
@@ -197,8 +196,7 @@ static __always_inline int tap_linked(struct tap *tap, struct client *c, __u32 c
 	for (int tries = 0; tries < WORD_TRIES; tries++) {
 		word = READ_ONCE(s->word);
 		if (word_client(word) != client || word & WORD_USER) {
-			/* Taken back in this moment. The target is set already. */
-			tap->was_cut = 1;
+			/* Taken back in this moment. */
 			return leave(tap, c, REASON_RACE);
 		}
 		new = old;
@@ -209,11 +207,9 @@ static __always_inline int tap_linked(struct tap *tap, struct client *c, __u32 c
 		new.rest = w->walk.rest;
 		new.sent += w->count;
 		new.bytes += w->walk.at;
-		if (new.sent - new.base > LOG_LEN || new.bytes > w->len_max) {
-			tap->was_cut = 1;
+		if (new.sent - new.base > LOG_LEN || new.bytes > w->len_max)
 			return take_back(tap, c, s, client,
 					 new.bytes > w->len_max ? REASON_REQUEST_LONG : REASON_PIPELINE);
-		}
 		s->request[other & 1] = new;
 		log_requests(s, w, old.sent);
 		if (!(word & WORD_OWED)) {

@@ -5,7 +5,9 @@
  * to the other far end or passes them on to the user path:
  *
  *   the client's tap   links a server when a request comes, notes what the server owes, redirects to it
- *   the server's tap   strikes off what was owed, redirects to the client, releases the server when nothing is owed
+ *   the server's tap   strikes off what was owed, redirects to the client (to the egress of our socket to it, where
+ *                      its own end is not captured), releases the server when nothing is owed
+ *   the gate's tap     redirects to the server what user space pushes
  *
  * What one run changes it prepares beside what counts (`reply` and `request` have two places) and then makes count by
  * one compare-and-swap of the server's word, which fails if user space has taken the pair back. So whatever user space
@@ -18,8 +20,10 @@
 #define TIGGER_TAP_BPF_H
 
 #include "verdict.bpf.h"
+#include "sinks.bpf.h"
 #include "requests.bpf.h"
 #include "replies.bpf.h"
+#include "gate.bpf.h"
 
 SEC("sk_msg")
 int tap(struct sk_msg_md *msg)
@@ -35,7 +39,7 @@ int tap(struct sk_msg_md *msg)
 	if (!end)
 		return SK_PASS;
 	tap.end = end;
-	tap.was_cut = end->cut;
+	tap.aimed = end->cut;
 	end->cut = 0;
 	slot = end->slot;
 	if (!slot) {
@@ -49,6 +53,8 @@ int tap(struct sk_msg_md *msg)
 	}
 	if (slot & ROLE_SERVER)
 		return tap_server(&tap, slot & ROLE_INDEX);
+	if (slot & ROLE_GATE)
+		return tap_gate(&tap, slot & ROLE_INDEX);
 	return tap_client(&tap, slot & ROLE_INDEX);
 }
 

@@ -7,18 +7,18 @@
 struct tap {
 	struct sk_msg_md *msg;
 	struct end *end;
-	__u32 was_cut;
+	__u32 aimed;		/* a target for a redirect is set */
 };
 
 /*
- * Leaves the rest of the send to the user path. After a part of the same send was redirected, msg->sk_redir is still
- * set (sk_psock_msg_verdict, net/core/skmsg.c) and SK_PASS would redirect again: then the rest is redirected to the
+ * Leaves the rest of the send to the user path. While msg->sk_redir is set (also after a part of the same send was
+ * redirected: sk_psock_msg_verdict, net/core/skmsg.c), SK_PASS would redirect: then the rest is redirected to the
  * socket's own egress, which is the same as passing it.
  */
 static __always_inline int pass(struct tap *tap)
 {
 	bpf_msg_apply_bytes(tap->msg, 0);
-	if (!tap->was_cut)
+	if (!tap->aimed)
 		return SK_PASS;
 	return bpf_msg_redirect_hash(tap->msg, &socks, &tap->end->cookie, 0);
 }
@@ -33,10 +33,22 @@ static __always_inline int redirect(struct tap *tap, __u32 n)
 	return SK_PASS;
 }
 
-/* Lets `msg` go to the socket with this cookie; false if it is gone. */
+/* Lets `msg` go to the captured end with this cookie; false if it is gone. */
 static __always_inline int aim(struct tap *tap, __u64 *cookie)
 {
-	return bpf_msg_redirect_hash(tap->msg, &socks, cookie, BPF_F_INGRESS) == SK_PASS;
+	if (bpf_msg_redirect_hash(tap->msg, &socks, cookie, BPF_F_INGRESS) != SK_PASS)
+		return 0;
+	tap->aimed = 1;
+	return 1;
+}
+
+/* Lets `msg` go out through our socket with this cookie; false if it is gone. */
+static __always_inline int aim_out(struct tap *tap, __u64 *cookie)
+{
+	if (bpf_msg_redirect_hash(tap->msg, &sinks, cookie, 0) != SK_PASS)
+		return 0;
+	tap->aimed = 1;
+	return 1;
 }
 
 /* The user path has the client from here on. */

@@ -1,5 +1,6 @@
 //! A client as the programs know it.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -7,14 +8,16 @@ use std::time::Instant;
 use super::memory::{Shared, Slot, field};
 use super::programs::types;
 use super::{Kernel, PoolSlot, give_back, intf, take};
-use crate::Ends;
+use crate::{Delivery, Ends};
 
-/// The slot of a client whose own end is on this host.
+/// The slot of a client.
 #[derive(Debug)]
 pub struct ClientSlot {
     kernel: Arc<Kernel>,
     pub(super) index: u32,
+    /// Of the end that gets its replies: its own, or ours to it.
     pub(super) cookie: u64,
+    remote: bool,
 }
 
 impl Kernel {
@@ -22,6 +25,22 @@ impl Kernel {
     /// end was not captured, because it is on another host or in another network namespace, or when there is no slot.
     pub fn enter_client(self: &Arc<Self>, ends: Ends, id: u64) -> Option<ClientSlot> {
         let captured = self.found(ends)?;
+        let client = self.new_client(captured.cookie, captured.sequence, false, id)?;
+        self.assign(captured.cookie, intf::ROLE_CLIENT | client.index).then_some(client)
+    }
+
+    /// The same for a client whose end was not captured: the kernel path can only bring it its replies, through `socket`,
+    /// our end of its TCP connection. The slot must be dropped before that is closed. `None` when the kernel cannot do
+    /// that, or there is no slot.
+    pub fn enter_remote_client(self: &Arc<Self>, socket: BorrowedFd<'_>, id: u64) -> Option<ClientSlot> {
+        if !self.remote {
+            return None;
+        }
+        let cookie = self.enter_sink(socket).ok()?;
+        self.new_client(cookie, 0, true, id)
+    }
+
+    fn new_client(self: &Arc<Self>, cookie: u64, sequence: u32, remote: bool, id: u64) -> Option<ClientSlot> {
         let index = take(&self.free.clients)?;
         let slot = self.memory.client(index);
         field!(slot, owner).set(intf::OWNER_USER);
@@ -32,11 +51,11 @@ impl Kernel {
         field!(slot, handed_over).set(0);
         field!(slot, pushed).set(0);
         field!(slot, request_ns).set(0);
-        field!(slot, sequence).set(captured.sequence);
-        field!(slot, cookie).set(captured.cookie);
+        field!(slot, sequence).set(sequence);
+        field!(slot, remote).set(remote.into());
+        field!(slot, cookie).set(cookie);
         self.ids[index as usize].store(id, Ordering::Release);
-        let client = ClientSlot { kernel: Arc::clone(self), index, cookie: captured.cookie };
-        self.assign(captured.cookie, intf::ROLE_CLIENT | index).then_some(client)
+        Some(ClientSlot { kernel: Arc::clone(self), index, cookie, remote })
     }
 }
 
@@ -51,15 +70,30 @@ impl ClientSlot {
     pub fn hand_over(&self, pool: &PoolSlot, params: u64, written: u64, read: u64) {
         self.describe(pool, params, written, read);
         let slot = self.slot();
-        field!(slot, handed_over).set(1);
-        field!(slot, owner).set(intf::OWNER_KERNEL);
+        if !self.remote {
+            field!(slot, handed_over).set(1);
+            field!(slot, owner).set(intf::OWNER_KERNEL);
+        }
     }
 
     /// Leaves the client, which is linked and whose requests are about to be sent, to the kernel path from its release
-    /// on. Otherwise as [`Self::hand_over`].
+    /// on, unless it is a remote one. Otherwise as [`Self::hand_over`].
     pub fn push(&self, pool: &PoolSlot, params: u64, written: u64, read: u64) {
         self.describe(pool, params, written, read);
-        field!(self.slot(), pushed).set(1);
+        field!(self.slot(), pushed).set((!self.remote).into());
+    }
+
+    /// True when its end was not captured, so that its requests are always the user path's.
+    pub fn is_remote(&self) -> bool {
+        self.remote
+    }
+
+    /// True while the kernel path has a server linked to it.
+    pub fn is_linked(&self) -> bool {
+        let Some(server) = field!(self.slot(), server).get().checked_sub(1) else { return false };
+        let server = self.kernel.memory.server(server);
+        let client = (field!(server, word).get() & intf::WORD_CLIENT) as u32;
+        client == self.index + 1 && field!(server, client_cookie).get() == self.cookie
     }
 
     /// Tells the programs what they need to serve it.
@@ -101,18 +135,14 @@ impl ClientSlot {
         field!(self.slot(), owner).set(intf::OWNER_USER);
     }
 
-    /// True while the last reply that the kernel path carried may still be on its way to the client: whatever is sent on
-    /// the user path now could overtake it.
-    pub fn is_in_flight(&self) -> bool {
-        let last = field!(self.slot(), last_server).get();
-        if last == 0 {
-            return false;
+    /// What became of the last reply that the kernel path carried.
+    pub fn delivery(&self) -> Delivery {
+        let Some(last) = field!(self.slot(), last_server).get().checked_sub(1) else { return Delivery::Done };
+        let delivery = self.kernel.ask_delivery(last);
+        if delivery == Delivery::Done {
+            field!(self.slot(), last_server).set(0);
         }
-        if self.kernel.ask_in_flight(last - 1) {
-            return true;
-        }
-        field!(self.slot(), last_server).set(0);
-        false
+        delivery
     }
 
     /// True when its application reads in a way that the kernel path cannot serve: the slot is to be dropped.
@@ -120,12 +150,13 @@ impl ClientSlot {
         field!(self.slot(), reason).get() == intf::REASON_BLOCKING
     }
 
-    /// Why the client is on the user path, in one word; empty if it is not.
+    /// Why the client is on the user path, in one word; empty if it is not, or with its requests only.
     pub fn reason(&self) -> &'static str {
         if self.is_handed_over() {
             return "";
         }
         match field!(self.slot(), reason).get() {
+            intf::REASON_NONE if self.remote => "",
             intf::REASON_NONE => "busy",
             reason => intf::REASON_WORDS.get(reason as usize).copied().unwrap_or_default(),
         }
@@ -143,7 +174,9 @@ impl Drop for ClientSlot {
         field!(slot, owner).set(intf::OWNER_USER);
         field!(slot, cookie).set(0);
         self.kernel.ids[self.index as usize].store(0, Ordering::Release);
-        self.kernel.forget(self.cookie);
+        if !self.remote {
+            self.kernel.forget(self.cookie);
+        }
         if self.is_unfit() && self.request_at().is_none() {
             self.kernel.release(self.cookie);
         }

@@ -1,12 +1,13 @@
 //! A server as the programs know it.
 
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::memory::{Shared, Slot, field};
 use super::programs::types;
-use super::{ClientSlot, PoolSlot, intf};
-use crate::{Carried, Ends, TakenBack};
+use super::{ClientSlot, Kernel, PoolSlot, intf};
+use crate::{Carried, Delivery, Ends, TakenBack};
 
 /// The slot of a server whose own end is on this host.
 #[derive(Debug)]
@@ -16,14 +17,46 @@ pub struct ServerSlot {
     slot: usize,
     index: u32,
     cookie: u64,
+    gate: Arc<Gate>,
+}
+
+/// Our end of a server's connection, through which requests are pushed while the pool has the server.
+#[derive(Debug)]
+pub struct Gate {
+    kernel: Arc<Kernel>,
+    index: u32,
+    cookie: u64,
+    socket: OwnedFd,
+}
+
+impl Gate {
+    /// Sends what the server takes at once; returns how many bytes that were. They take the kernel path's way, so that the
+    /// server must have read all that was sent to it before. For whoever has pushed.
+    pub fn push(&self, requests: &[u8]) -> usize {
+        let server = self.kernel.memory.server(self.index);
+        field!(server, push).set(requests.len() as u32);
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: the bytes outlive the call.
+        let sent = unsafe { libc::send(self.socket.as_raw_fd(), requests.as_ptr().cast(), requests.len(), flags) };
+        // Where the connection is broken, the program has not seen it.
+        field!(server, push).set(0);
+        usize::try_from(sent).unwrap_or(0)
+    }
+
+    /// Ends the connection, whoever has it.
+    pub fn shut_down(&self) {
+        // SAFETY: the descriptor is ours. It fails only where the connection has ended by itself.
+        unsafe { libc::shutdown(self.socket.as_raw_fd(), libc::SHUT_RDWR) };
+    }
 }
 
 impl PoolSlot {
-    /// Gives its slot to a server that was connected between these ends and is logged in. `None` when its end was not
-    /// captured, because it is on another host, or when there is no slot.
-    pub fn enter_server(self: &Arc<Self>, slot: usize, ends: Ends) -> Option<ServerSlot> {
+    /// Gives its slot to a server that was connected between these ends, ours being `socket`, and is logged in. `None`
+    /// when its end was not captured, because it is on another host, or when there is no slot.
+    pub fn enter_server(self: &Arc<Self>, slot: usize, ends: Ends, socket: OwnedFd) -> Option<ServerSlot> {
         let index = self.server_index(slot)?;
         let captured = self.kernel.found(ends)?;
+        let gate = self.kernel.enter_gate(socket.as_fd(), index).ok()?;
         let server = self.kernel.memory.server(index);
         self.set_lendable(slot, false);
         // Another generation, so that a program which still runs for the last server of this slot changes nothing.
@@ -32,6 +65,9 @@ impl PoolSlot {
         field!(server, word).set(generation);
         field!(server, client_cookie).set(0);
         field!(server, psock).set(0);
+        field!(server, sink).set(0);
+        field!(server, push).set(0);
+        field!(server, gate).set(gate);
         field!(server, params).set(0);
         field!(server, pool).set(self.index);
         field!(server, slot).set(slot as u32);
@@ -49,7 +85,8 @@ impl PoolSlot {
             counter.set(0);
         }
         field!(server, cookie).set(captured.cookie);
-        let entered = ServerSlot { pool: Arc::clone(self), slot, index, cookie: captured.cookie };
+        let gate = Gate { kernel: Arc::clone(&self.kernel), index, cookie: gate, socket };
+        let entered = ServerSlot { pool: Arc::clone(self), slot, index, cookie: captured.cookie, gate: Arc::new(gate) };
         self.kernel.assign(captured.cookie, intf::ROLE_SERVER | index).then_some(entered)
     }
 }
@@ -81,13 +118,18 @@ impl ServerSlot {
 
     /// Links a client whose requests (their type bytes are `kinds`, `enders` of them are answered by ReadyForQuery) the
     /// user path is about to send to the server, as whole messages. The kernel path carries the replies. Then
-    /// [`ClientSlot::push`] must follow, then the requests.
-    pub fn push(&self, client: &ClientSlot, kinds: &[u8], enders: u32) {
+    /// [`ClientSlot::push`] must follow, then [`Gate::push`]. `status` is the server's transaction status.
+    pub fn push(&self, client: &ClientSlot, status: u8, kinds: &[u8], enders: u32) {
         let server = self.server();
         for (place, kind) in kinds.iter().enumerate().take(intf::LOG_LEN as usize) {
             field!(server, log[place]).set(*kind);
         }
-        self.link(client, b'I', kinds.len() as u32, enders);
+        self.link(client, status, kinds.len() as u32, enders);
+    }
+
+    /// Our end of the connection.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
     }
 
     /// Leaves a linked pair to the kernel path, at a moment when the server owes nothing and has read everything.
@@ -137,9 +179,9 @@ impl ServerSlot {
         }
     }
 
-    /// True while bytes that it sent may be on their way to its client.
-    pub fn is_in_flight(&self) -> bool {
-        self.pool.kernel.ask_in_flight(self.index)
+    /// What became of the last reply that it sent on the kernel path.
+    pub fn delivery(&self) -> Delivery {
+        self.pool.kernel.ask_delivery(self.index)
     }
 
     /// What the kernel path did with this server.
@@ -162,7 +204,9 @@ impl Drop for ServerSlot {
     fn drop(&mut self) {
         self.withhold();
         field!(self.server(), cookie).set(0);
+        field!(self.server(), gate).set(0);
         self.pool.kernel.forget(self.cookie);
+        self.pool.kernel.release(self.gate.cookie);
         if self.is_unfit() && self.carried() == Carried::default() {
             self.pool.kernel.release(self.cookie);
         }

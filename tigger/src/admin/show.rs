@@ -343,6 +343,7 @@ fn kernel_links(pooler: &Pooler) -> HashMap<ClientId, u64> {
 /// Column `path`: which path serves a client, and why not the kernel's.
 fn path(pooler: &Pooler, info: &ClientInfo, pool: Option<&Pool>) -> String {
     let why = match (info.kernel(), pool) {
+        (Some(kernel), _) if kernel.reason().is_empty() && kernel.is_remote() => return "kernel (replies)".into(),
         (Some(kernel), _) if kernel.reason().is_empty() => return "kernel".into(),
         (Some(kernel), _) => kernel.reason(),
         (None, None) => "console",

@@ -1,16 +1,17 @@
-//! A client whose own end is on this host: handed over to the kernel path while it is idle, and reclaimed when the kernel
-//! path says "not me".
+//! A client as the kernel path knows it. Where its own end was captured, it is handed over while it is idle, and reclaimed
+//! when the kernel path says "not me". Of a remote one only the replies can be the kernel path's: its requests are pushed.
 
+use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tigger_bypass::{ClientSlot, Ends, PoolSlot};
+use tigger_bypass::{ClientSlot, Delivery, Ends, PoolSlot};
 use tigger_proto::parameters::ParameterSet;
 
 use super::{KernelPath, Params, SharedPool};
 use crate::net::stream::Stream;
 
-/// An application's end of a connection.
+/// A client's slot.
 #[derive(Debug)]
 pub struct KernelClient {
     // The last owner's end frees the slot: nobody else may keep it alive.
@@ -32,17 +33,32 @@ pub enum Reclaimed {
     Fetched,
 }
 
+/// A client will not get the rest of a reply; see [`Delivery::Short`].
+#[derive(Clone, Copy, Debug)]
+pub struct CutShort;
+
 impl KernelClient {
-    /// The client at the other end of this connection, under this name; `None` where its end was not captured.
-    pub fn enter(path: &Arc<KernelPath>, ends: Ends, id: u64) -> Option<Self> {
-        let slot = path.kernel.as_ref().ok()?.enter_client(ends, id)?;
-        Some(Self {
+    /// The client at the other end of this connection, under this name; `None` where the kernel path cannot serve it.
+    pub fn enter(path: &Arc<KernelPath>, ends: Ends, stream: &Stream, id: u64) -> Option<Self> {
+        let kernel = path.kernel.as_ref().ok()?;
+        let captured = kernel.enter_client(ends, id).map(|slot| Self::new(path, slot));
+        captured.or_else(|| Self::enter_remote(path, stream, id))
+    }
+
+    /// The same where its own end is to be left alone.
+    pub fn enter_remote(path: &Arc<KernelPath>, stream: &Stream, id: u64) -> Option<Self> {
+        let slot = path.kernel.as_ref().ok()?.enter_remote_client(stream.as_fd(), id)?;
+        Some(Self::new(path, slot))
+    }
+
+    fn new(path: &Arc<KernelPath>, slot: ClientSlot) -> Self {
+        Self {
             slot: Arc::new(slot),
             path: Arc::clone(path),
             params: Params::default(),
             handed_over: false,
             written: None,
-        })
+        }
     }
 
     /// Leaves the client to the kernel path: nothing of it is half done here. Until its own end shows that all bytes
@@ -51,10 +67,11 @@ impl KernelClient {
         self.give(ClientSlot::hand_over, pool, parameters, stream);
     }
 
-    /// True when the kernel path left its last request here only because it had no server, and nothing was sent to it
-    /// since: then the replies may be the kernel path's.
+    /// True when replies of the kernel path cannot overtake what was sent to it through `stream`. Where its own end was
+    /// captured: the kernel path left its last request here only because it had no server, and nothing was sent to it
+    /// since.
     pub fn may_push(&self, stream: &Stream) -> bool {
-        self.written == Some(stream.written()) && self.slot.may_push()
+        self.is_remote() || (self.written == Some(stream.written()) && self.slot.may_push())
     }
 
     /// Leaves the client, which is linked and whose requests are about to be sent, to the kernel path.
@@ -89,22 +106,28 @@ impl KernelClient {
         Reclaimed::Fetched
     }
 
-    /// True while a reply of the kernel path may be on its way, which bytes of the user path could overtake.
-    pub fn is_in_flight(&self) -> bool {
-        self.slot.is_in_flight()
+    /// True when its own end was not captured: the user path has all its requests.
+    pub fn is_remote(&self) -> bool {
+        self.slot.is_remote()
     }
 
-    /// True when its application reads in a way that the kernel path cannot serve; then it is to be let go.
+    /// True while the kernel path has a server linked to it.
+    pub fn is_linked(&self) -> bool {
+        self.slot.is_linked()
+    }
+
+    /// True when its application reads in a way that the kernel path cannot serve; then its own end is to be let go.
     pub fn is_unfit(&self) -> bool {
         self.slot.is_unfit()
     }
 
-    /// Waits until no reply of the kernel path is on its way. The sender has its verdict and only needs a processor, so
-    /// that there is no event to wait for, and hardly ever a wait.
-    pub async fn landed(&self) {
-        while self.is_in_flight() {
-            tokio::time::sleep(LANDING_POLL).await;
-        }
+    /// Waits until no reply of the kernel path is on its way, which bytes of the user path could overtake. The sender has
+    /// its verdict and only needs a processor, so that there is no event to wait for, and hardly ever a wait.
+    ///
+    /// # Errors
+    /// The client's socket took only a part of it.
+    pub async fn landed(&self) -> Result<(), CutShort> {
+        landed(|| self.slot.delivery()).await
     }
 
     /// The programs' view.
@@ -115,6 +138,17 @@ impl KernelClient {
     /// For those who only look.
     pub fn watch(&self) -> Weak<ClientSlot> {
         Arc::downgrade(&self.slot)
+    }
+}
+
+/// Waits until what is asked for is no longer in flight.
+pub(super) async fn landed(delivery: impl Fn() -> Delivery) -> Result<(), CutShort> {
+    loop {
+        match delivery() {
+            Delivery::Done => return Ok(()),
+            Delivery::InFlight => tokio::time::sleep(LANDING_POLL).await,
+            Delivery::Short => return Err(CutShort),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a pool shares with the kernel path: the sans-IO pool's view of the programs' memory.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
@@ -25,8 +26,8 @@ impl SharedPool {
     }
 
     /// See [`PoolSlot::enter_server`].
-    pub(super) fn enter_server(&self, slot: u32, ends: Ends) -> Option<ServerSlot> {
-        self.slot.enter_server(slot as usize, ends)
+    pub(super) fn enter_server(&self, slot: u32, ends: Ends, socket: OwnedFd) -> Option<ServerSlot> {
+        self.slot.enter_server(slot as usize, ends, socket)
     }
 }
 

@@ -1,16 +1,14 @@
 //! A server whose own end is on this host: lent to the kernel path while idle, and what is known of it when it comes back.
 
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
-use tigger_bypass::{Carried, Ends, ServerSlot};
+use tigger_bypass::{Carried, Ends, Gate, ServerSlot};
 use tigger_proto::client::WholeRequests;
-use tigger_proto::parameters::ParameterSet;
 use tigger_proto::server::{KernelLink, Server};
 use tigger_proto::wire::backend::TransactionStatus;
 use tigger_proto::wire::frontend::{Frontend, Request};
 
-use super::client::KernelClient;
+use super::client::{self, CutShort, KernelClient};
 use super::{KernelPath, Params, SharedPool};
 use crate::net::stream::Stream;
 
@@ -21,8 +19,6 @@ pub struct KernelServer {
     slot: Arc<ServerSlot>,
     path: Arc<KernelPath>,
     params: Params,
-    /// Our socket again, for requests that are sent while the pool has the server.
-    gate: Arc<OwnedFd>,
 }
 
 /// What the bytes that the user path is about to see follow on.
@@ -39,24 +35,24 @@ pub struct TakenBack {
 impl KernelServer {
     /// The server that was connected in this slot of the pool; `None` where its end was not captured.
     pub fn enter(path: &Arc<KernelPath>, pool: &SharedPool, slot: u32, ends: Ends, stream: &Stream) -> Option<Self> {
-        let gate = match stream.try_clone() {
-            Ok(gate) => Arc::new(gate),
+        // Our socket again, for requests that are sent while the pool has the server.
+        let socket = match stream.try_clone() {
+            Ok(socket) => socket,
             Err(error) => {
                 tracing::warn!("kernel path: a server stays on the user path: {error}");
                 return None;
             }
         };
-        let slot = Arc::new(pool.enter_server(slot, ends)?);
-        Some(Self { slot, path: Arc::clone(path), params: Params::default(), gate })
+        let slot = Arc::new(pool.enter_server(slot, ends, socket)?);
+        Some(Self { slot, path: Arc::clone(path), params: Params::default() })
     }
 
-    /// Links a client whose `requests` are sent next, through what is returned; `client` must be pushed in between. The
-    /// replies are the kernel path's.
-    pub fn push(&mut self, client: &KernelClient, requests: &WholeRequests, server: &ParameterSet) -> Arc<OwnedFd> {
-        // Whatever was unread is read when these are answered.
-        self.slot.lend(self.params.of(&self.path, server));
-        self.slot.push(client.slot(), &requests.kinds, requests.enders);
-        Arc::clone(&self.gate)
+    /// Links a client whose `requests` are pushed next, through what is returned; `client` must be pushed in between. The
+    /// replies are the kernel path's. The server has read all it was sent.
+    pub fn push(&mut self, client: &KernelClient, requests: &WholeRequests, server: &mut Server) -> Arc<Gate> {
+        self.slot.lend(self.params.of(&self.path, server.parameters()));
+        self.slot.push(client.slot(), server.hand_over().byte(), &requests.kinds, requests.enders);
+        Arc::clone(self.slot.gate())
     }
 
     /// Lets the kernel path claim the server once it is in the idle set, unless it may have something unread that the
@@ -75,8 +71,8 @@ impl KernelServer {
     }
 
     /// Leaves the linked pair to the kernel path; `client` must be handed over next.
-    pub fn hand_over(&self, client: &KernelClient, status: TransactionStatus) {
-        self.slot.hand_over(client.slot(), status.byte());
+    pub fn hand_over(&self, client: &KernelClient, server: &mut Server) {
+        self.slot.hand_over(client.slot(), server.hand_over().byte());
     }
 
     /// Where the pair stands that was taken back.
@@ -100,10 +96,12 @@ impl KernelServer {
         }
     }
 
-    /// True while bytes that the kernel path has carried may be on their way to its client. After the pair was taken back
-    /// there are no new ones.
-    pub fn is_in_flight(&self) -> bool {
-        self.slot.is_in_flight()
+    /// As [`KernelClient::landed`] for what this server said last. After the pair was taken back there is nothing new.
+    ///
+    /// # Errors
+    /// The client's socket took only a part of it.
+    pub async fn landed(&self) -> Result<(), CutShort> {
+        client::landed(|| self.slot.delivery()).await
     }
 
     /// What the kernel path did with it.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -37,6 +37,15 @@ impl From<TcpStream> for Stream {
 impl From<UnixStream> for Stream {
     fn from(stream: UnixStream) -> Self {
         Self { socket: Socket::Unix(stream), read: 0, written: 0 }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Tcp(stream) => stream.as_fd(),
+            Socket::Unix(stream) => stream.as_fd(),
+        }
     }
 }
 
@@ -109,18 +118,15 @@ impl Stream {
     /// # Errors
     /// No file descriptor is left.
     pub fn try_clone(&self) -> io::Result<OwnedFd> {
-        match &self.socket {
-            Socket::Tcp(stream) => stream.as_fd().try_clone_to_owned(),
-            Socket::Unix(stream) => stream.as_fd().try_clone_to_owned(),
-        }
+        self.as_fd().try_clone_to_owned()
     }
 
-    /// Bytes read so kernel.
+    /// Bytes read so far.
     pub fn read(&self) -> u64 {
         self.read
     }
 
-    /// Bytes written so kernel.
+    /// Bytes written so far.
     pub fn written(&self) -> u64 {
         self.written
     }

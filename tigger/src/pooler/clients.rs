@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 
 use atomic_waker::AtomicWaker;
@@ -36,7 +36,7 @@ pub struct ClientInfo {
     end: End,
     take_back: TakeBack,
     /// Its place on the kernel path, from its login on.
-    kernel: OnceLock<Weak<ClientSlot>>,
+    kernel: Mutex<Weak<ClientSlot>>,
 }
 
 /// Who a client is, from its login on.
@@ -88,7 +88,7 @@ impl ClientInfo {
             server: AtomicU64::new(0),
             end: End::default(),
             take_back: TakeBack::default(),
-            kernel: OnceLock::new(),
+            kernel: Mutex::default(),
         }
     }
 
@@ -143,15 +143,14 @@ impl ClientInfo {
         self.server.store(serial, Ordering::Relaxed);
     }
 
-    /// Its own end is on this host.
+    /// It has a place on the kernel path.
     pub fn set_kernel(&self, kernel: Weak<ClientSlot>) {
-        // A client logs in once.
-        self.kernel.get_or_init(|| kernel);
+        *self.kernel.lock().expect("nobody panics with this lock") = kernel;
     }
 
-    /// Its place on the kernel path; none for an end that is not on this host.
+    /// Its place on the kernel path.
     pub fn kernel(&self) -> Option<Arc<ClientSlot>> {
-        self.kernel.get()?.upgrade()
+        self.kernel.lock().expect("nobody panics with this lock").upgrade()
     }
 
     /// Has its task take the pair back from the kernel path.

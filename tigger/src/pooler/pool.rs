@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tigger_bypass::Carried;
+use tigger_bypass::{Carried, Delivery};
 use tigger_proto::client::ClientLimits;
 use tigger_proto::error::{Error, Level};
 use tigger_proto::parameters::Tracked;
@@ -337,6 +337,22 @@ impl Pool {
         let id = server.id;
         self.run(|core| core.handle_closed(Instant::now(), id));
         self.forget(id, *server);
+    }
+
+    /// Ends the connections of servers that are about to send the rest of a reply of which a client's socket took only a
+    /// part: nobody else may get it.
+    pub fn end_cut_short(&self) {
+        // Under the lock under which servers are forgotten: their slots must not outlive them.
+        let servers = self.servers.lock().expect("nobody panics with this lock");
+        let slots = servers.values().filter_map(|info| info.kernel.upgrade());
+        for slot in slots.filter(|slot| slot.delivery() == Delivery::Short) {
+            tracing::warn!(
+                "{}/{}: a client's socket did not take a reply, its server is ended",
+                self.database,
+                self.user
+            );
+            slot.gate().shut_down();
+        }
     }
 
     /// The bookkeeping has forgotten this server.

@@ -88,7 +88,7 @@ impl ClientConn {
                 break farewell;
             }
         };
-        let farewell = self.part(farewell);
+        let farewell = self.part(farewell).await;
         self.leave(farewell).await;
     }
 
@@ -98,13 +98,13 @@ impl ClientConn {
         let rules = self.pool.link_rules();
         let asked = Instant::now();
         let link = match next {
-            Next::Request => {
-                let server = self.acquire_ready(asked).await?;
-                self.push(server, rules, asked)?
-            }
-            Next::TakenBack(server) => Some(Link::resumed(server, rules, asked)),
+            Next::Request => Link::new(self.acquire_ready(asked).await?, rules, asked),
+            Next::TakenBack(server) => Link::resumed(server, rules, asked),
         };
-        let Some(mut link) = link else { return Ok(()) };
+        let Some(mut link) = self.push(link)? else { return Ok(()) };
+        if self.kernel.as_ref().is_some_and(|kernel| kernel.is_remote()) {
+            self.landed().await?;
+        }
         let end = std::future::poll_fn(|cx| link.poll(self, cx)).await;
         self.unlink(link, end)
     }
@@ -123,7 +123,7 @@ impl ClientConn {
         let limits = self.pool.link_rules().limits;
         loop {
             if !self.carry.is_empty()
-                && let Some(server) = self.reclaim().await
+                && let Some(server) = self.reclaim().await?
             {
                 return Ok(Next::TakenBack(server));
             }
@@ -370,7 +370,7 @@ impl ClientConn {
     }
 }
 
-/// Sends an error after what is pending, as kernel as the client takes it within a short time.
+/// Sends an error after what is pending, as far as the client takes it within a short time.
 pub(crate) async fn say_goodbye(stream: &mut Stream, pending: &mut Pending, response: &[u8]) {
     let mut response = Some(response);
     let all = std::future::poll_fn(|cx| {

@@ -1,25 +1,26 @@
 //! Where a client goes from one path to the other (the states are drawn in [`crate::kernel_path`]).
 
-use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::Instant;
 
-use nix::sys::socket::{self, MsgFlags};
+use tigger_bypass::Ends;
 use tigger_proto::client::WholeRequests;
 use tigger_proto::error::Error;
 use tigger_proto::pool::PoolMode;
 
 use super::client::{ClientConn, Farewell};
 use super::link::{Link, LinkEnd};
-use crate::kernel_path::{KernelServer, Reclaimed};
-use crate::pooler::pool::LinkRules;
+use crate::kernel_path::{CutShort, KernelClient, KernelPath, Reclaimed};
+use crate::pooler::clients::ClientInfo;
+use crate::pooler::pool::Pool;
 use crate::pooler::server_conn::ServerConn;
-use crate::pooler::stats::Tally;
 
 impl ClientConn {
     /// Leaves an idle client to the kernel path, if nothing of it is half done here.
     pub(super) fn hand_over(&mut self) {
         if let (Some(kernel), Some(shared)) = (&mut self.kernel, self.pool.shared())
             && !kernel.is_handed_over()
+            && !kernel.is_remote()
             && self.carry.is_empty()
             && self.client.at_border()
             && self.to_client.is_empty()
@@ -28,40 +29,22 @@ impl ClientConn {
         }
     }
 
-    /// Sends the requests in `carry` and leaves the pair to the kernel path, if it can have it: it left the client here
-    /// only for want of a server.
-    pub(super) fn push(
-        &mut self,
-        mut server: Box<ServerConn>,
-        rules: LinkRules,
-        asked: Instant,
-    ) -> Result<Option<Link>, Farewell> {
-        let refused = |server| Ok(Some(Link::new(server, rules, asked)));
-        let (Some(client), Some(shared)) = (&mut self.kernel, self.pool.shared()) else { return refused(server) };
-        let may_push = rules.mode == PoolMode::Transaction
-            && server.kernel.is_some()
-            && self.to_client.is_empty()
-            && self.carry.len() <= PUSH_LEN_MAX
-            && client.may_push(&self.stream);
-        if !may_push {
-            return refused(server);
-        }
-        let Some(requests) = WholeRequests::read(&self.carry, rules.limits) else { return refused(server) };
-        if !server.watch_linked() {
-            return refused(server);
-        }
-        let id = server.id;
+    /// Sends the requests in `carry` over the link and leaves the pair to the kernel path, if it can have it: it left the
+    /// client here only for want of a server, or because it is a remote one. Gives the link back if it cannot.
+    pub(super) fn push(&mut self, mut link: Link) -> Result<Option<Link>, Farewell> {
+        let Some(requests) = self.pushable(&link) else { return Ok(Some(link)) };
+        let (Some(client), Some(shared)) = (&mut self.kernel, self.pool.shared()) else { return Ok(Some(link)) };
+        let id = link.server.id;
+        self.pool.counters.add(&std::mem::take(&mut link.tally));
         let gate = self.pool.run(|core| {
             // Under the pool's lock: nobody looks for the server in between.
-            let parameters = server.server.parameters();
-            let gate = server.kernel.as_mut().map(|kernel| kernel.push(client, &requests, parameters));
-            core.hand_over(Instant::now(), id, server);
+            let ServerConn { kernel, server, .. } = &mut *link.server;
+            let gate = kernel.as_mut().map(|kernel| kernel.push(client, &requests, server));
+            core.hand_over(Instant::now(), id, link.server);
             gate
         });
         client.push(shared, &self.client.parameters, &self.stream);
-        self.pool.counters.add(&Tally { server_assignment_count: 1, ..Tally::default() });
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let sent = gate.and_then(|gate| socket::send(gate.as_raw_fd(), &self.carry, flags).ok()).unwrap_or(0);
+        let sent = gate.map_or(0, |gate| gate.push(&self.carry));
         self.guard.info.set_server(0);
         let rest = self.carry.split_off(sent);
         self.carry.clear();
@@ -70,28 +53,64 @@ impl ClientConn {
         }
         // The socket took only a part, or is broken: the user path sends the rest, or learns why it cannot.
         let server = self.take_back().ok_or(Farewell::Told(Error::ServerCrashed))?;
-        Ok(Some(Link::resumed(server, rules, asked).sending(rest)))
+        Ok(Some(Link::resumed(server, self.pool.link_rules(), Instant::now()).sending(rest)))
+    }
+
+    /// What is in `carry`, if it may be pushed over this link.
+    fn pushable(&self, link: &Link) -> Option<WholeRequests> {
+        let client = self.kernel.as_ref()?;
+        let server = &link.server;
+        let may_push = match link.rules.mode {
+            PoolMode::Transaction => client.may_push(&self.stream),
+            // What is captured is handed over as a pair.
+            PoolMode::Session => client.is_remote(),
+            PoolMode::Statement => false,
+        };
+        let may_push = may_push
+            && server.kernel.is_some()
+            && server.server.is_between_requests()
+            && self.to_client.is_empty()
+            && self.client.at_border()
+            && self.carry.len() <= PUSH_LEN_MAX;
+        if !may_push {
+            return None;
+        }
+        WholeRequests::read(&self.carry, link.rules.limits).filter(|_| server.watch_linked())
     }
 
     /// The kernel path left bytes to the user path: gets the client back, and its server if it is linked.
-    pub(super) async fn reclaim(&mut self) -> Option<Box<ServerConn>> {
-        let kernel = self.kernel.as_mut()?;
+    pub(super) async fn reclaim(&mut self) -> Result<Option<Box<ServerConn>>, Farewell> {
+        let Some(kernel) = &mut self.kernel else { return Ok(None) };
+        if kernel.is_remote() {
+            // Whether its last reply has landed matters only if the next one is the user path's.
+            return Ok(if kernel.is_linked() { self.take_back() } else { None });
+        }
         if kernel.reclaim() == Reclaimed::Kept {
-            return None;
+            return Ok(None);
         }
         let unfit = kernel.is_unfit();
         let server = self.take_back();
-        if server.is_none()
-            && let Some(kernel) = &self.kernel
-        {
-            // What another server says must not overtake the end of the last reply. In this order: a server that was
-            // released before it could be taken back is known as the last one by then.
-            kernel.landed().await;
+        if server.is_none() {
+            // In this order: a server that was released before it could be taken back is known as the last one by then.
+            self.landed().await?;
         }
         if unfit {
+            // What is linked now is the user path's already.
             self.kernel = None;
+            self.kernel = kernel_client(&self.pool, &self.guard.info, |path, _, id| {
+                KernelClient::enter_remote(path, &self.stream, id)
+            });
         }
-        server
+        Ok(server)
+    }
+
+    /// What another server says must not overtake the end of the last reply.
+    pub(super) async fn landed(&mut self) -> Result<(), Farewell> {
+        let Some(kernel) = &self.kernel else { return Ok(()) };
+        kernel.landed().await.map_err(|CutShort| {
+            self.pool.end_cut_short();
+            Farewell::Cut(Error::ServerCrashed)
+        })
     }
 
     /// Takes the pair back that the kernel path has linked, if it has.
@@ -108,16 +127,23 @@ impl ClientConn {
 
     /// The client leaves, or must: what the kernel path has linked to it is let go first. An error must not be sent
     /// into the middle of a reply.
-    pub(super) fn part(&mut self, farewell: Farewell) -> Farewell {
+    pub(super) async fn part(&mut self, farewell: Farewell) -> Farewell {
         let Some(kernel) = &mut self.kernel else { return farewell };
         if kernel.reclaim() == Reclaimed::Kept {
             return farewell;
         }
         let Some(server) = self.take_back() else {
-            let in_flight = self.kernel.as_ref().is_some_and(|kernel| kernel.is_in_flight());
-            return if in_flight { farewell.without_words() } else { farewell };
+            return if self.landed().await.is_ok() { farewell } else { farewell.without_words() };
         };
-        let is_amid = !server.at_border() || server.kernel.as_ref().is_some_and(KernelServer::is_in_flight);
+        let has_landed = match &server.kernel {
+            Some(kernel) => kernel.landed().await.is_ok(),
+            None => true,
+        };
+        if !has_landed {
+            self.pool.close(server, &Error::ServerCrashed);
+            return farewell.without_words();
+        }
+        let is_amid = !server.at_border();
         let link = Link::resumed(server, self.pool.link_rules(), Instant::now());
         // The farewell is known already, and the server goes where it belongs.
         drop(self.unlink(link, LinkEnd::ClientLeft(Error::ClientUnexpectedEof)));
@@ -125,20 +151,35 @@ impl ClientConn {
     }
 
     /// Leaves the client and its server, between two requests, to the kernel path.
-    pub(super) fn hand_over_pair(&mut self, server: Box<ServerConn>) {
+    pub(super) fn hand_over_pair(&mut self, mut server: Box<ServerConn>) {
         let (Some(kernel), Some(shared)) = (&mut self.kernel, self.pool.shared()) else {
             unreachable!("only pairs of far ends are handed over")
         };
-        let (id, status) = (server.id, server.server.status());
+        let id = server.id;
         self.pool.run(|core| {
             // Under the pool's lock: nobody looks for the server in between.
-            if let Some(other) = &server.kernel {
-                other.hand_over(kernel, status);
+            let ServerConn { kernel: other, server: state, .. } = &mut *server;
+            if let Some(other) = other {
+                other.hand_over(kernel, state);
             }
             core.hand_over(Instant::now(), id, server);
         });
         kernel.hand_over(shared, &self.client.parameters, &self.stream);
     }
+}
+
+/// What the kernel path needs of a client, if it may serve it and `enter` finds a way.
+pub(super) fn kernel_client(
+    pool: &Pool,
+    info: &ClientInfo,
+    enter: impl FnOnce(&Arc<KernelPath>, Ends, u64) -> Option<KernelClient>,
+) -> Option<Box<KernelClient>> {
+    pool.shared()?;
+    // None over a Unix socket.
+    let ends = Ends { far: info.remote.socket_addr()?, near: info.local.socket_addr()? };
+    let kernel = enter(pool.kernel_path(), ends, info.id.0)?;
+    info.set_kernel(kernel.watch());
+    Some(Box::new(kernel))
 }
 
 /// Longest requests that are sent with one call while the pool has the server: the socket's buffer is empty, and takes

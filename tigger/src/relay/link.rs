@@ -36,7 +36,7 @@ pub(super) enum LinkEnd {
 pub(super) struct Link {
     pub(super) server: Box<ServerConn>,
     to_server: Pending,
-    rules: LinkRules,
+    pub(super) rules: LinkRules,
     /// The client's carry holds messages that were not walked yet, not only an unfinished header.
     unwalked: bool,
     xact_start: Instant,
@@ -72,7 +72,7 @@ impl Link {
         Self { to_server: Pending::from(bytes), ..self }
     }
 
-    /// Moves bytes as kernel as they go; ready when the link ends.
+    /// Moves bytes as far as they go; ready when the link ends.
     pub(super) fn poll(&mut self, client: &mut ClientConn, cx: &mut Context<'_>) -> Poll<LinkEnd> {
         if let Some(reason) = client.guard.info.ended() {
             return Poll::Ready(LinkEnd::ClientFails(reason));

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use tigger_bypass::Ends;
 use tigger_proto::client::Client;
 use tigger_proto::client::login::{Login, Step};
 use tigger_proto::client::startup::{self, Startup};
@@ -16,12 +15,13 @@ use tigger_proto::wire::backend::{self, Authentication};
 use tokio::sync::oneshot;
 
 use super::client::{ClientConn, say_goodbye};
+use super::handover::kernel_client;
 use super::scratch::Pending;
 use crate::admin;
 use crate::config::ADMIN_DATABASE;
 use crate::kernel_path::KernelClient;
 use crate::net::stream::Stream;
-use crate::pooler::clients::{ClientInfo, Guard, LoggedIn};
+use crate::pooler::clients::{Guard, LoggedIn};
 use crate::pooler::pool::Pool;
 use crate::pooler::stats::Tally;
 use crate::pooler::{Phase, Pooler, cancel};
@@ -279,7 +279,9 @@ impl Attempt<'_> {
         let pooler = Arc::clone(pooler);
         match target {
             Target::Pool(pool, startup) => Outcome::Client(ClientConn {
-                kernel: kernel_client(&pool, &guard.info),
+                kernel: kernel_client(&pool, &guard.info, |path, ends, id| {
+                    KernelClient::enter(path, ends, &stream, id)
+                }),
                 stream,
                 client: Client::new(startup.parameters),
                 guard,
@@ -293,15 +295,6 @@ impl Attempt<'_> {
             }
         }
     }
-}
-
-/// The client's own end, if that is on this host and the kernel path may serve it.
-fn kernel_client(pool: &Pool, info: &ClientInfo) -> Option<Box<KernelClient>> {
-    pool.shared()?;
-    let ends = Ends { far: info.remote.socket_addr()?, near: info.local.socket_addr()? };
-    let kernel = KernelClient::enter(pool.kernel_path(), ends, info.id.0)?;
-    info.set_kernel(kernel.watch());
-    Some(Box::new(kernel))
 }
 
 /// A place in the queue of a pool; it is left when dropped (the login timed out, the client hung up).

@@ -3,11 +3,13 @@
 //!
 //! * `paths`: which path serves whom, by the console;
 //! * `apart`: other processes, namespaces and proxies, and the end of ours;
+//! * `hosts`: clients and servers on other hosts;
 //! * `limits`: what is too much for it;
 //! * `commands`: the console's commands and the life of servers while it carries load.
 
 mod apart;
 mod commands;
+mod hosts;
 mod limits;
 mod paths;
 

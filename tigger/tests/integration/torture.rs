@@ -24,11 +24,11 @@ mod session;
 use std::{
     env,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tigger_testkit::{Postgres, Proxy, ProxyOptions, raise_fd_limit};
+use tigger_testkit::{Host, Postgres, PostgresOptions, Proxy, ProxyOptions, have_postgres, raise_fd_limit, skipped};
 use tokio::time::Instant;
 
 use self::client::{Client, Common, Counts, KILLED};
@@ -62,10 +62,32 @@ fn torture_without_waiting() {
     variant("transaction", None, Crowd::Small);
 }
 
-/// One at a time and with a PostgreSQL of its own: each takes all the processors there are, and kills.
-fn variant(pool_mode: &str, kernel_path: Option<&str>, crowd: Crowd) {
+/// Requests through user space, replies through the kernel path, which is that of our socket here.
+#[test]
+fn torture_beside_postgres() {
+    let _one = one_at_a_time();
+    let [application, server] = match Host::simulate(["application", "server"]) {
+        Ok(hosts) => hosts,
+        Err(reason) => return skipped("torture_beside_postgres", &format!("{reason:#}")),
+    };
+    if !have_postgres() {
+        return skipped("torture_beside_postgres", "PostgreSQL is not installed");
+    }
+    let postgres = Postgres::start(&PostgresOptions::default().on(&server)).unwrap();
+    let options = ProxyOptions::new().on(&server).server("*", &postgres).pool_mode("transaction");
+    let plan = Plan { clients: 50, servers: 20, ..Plan::of_environment() };
+    torture(&postgres, options, plan, &application);
+}
+
+/// Each takes all the processors there are.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One at a time and with a PostgreSQL of its own: each kills.
+fn variant(pool_mode: &str, kernel_path: Option<&str>, crowd: Crowd) {
+    let _one = one_at_a_time();
     let Some(postgres) = own_postgres() else { return };
     let options = options(&postgres).pool_mode(pool_mode);
     let options = kernel_path.into_iter().fold(options, |options, value| options.setting("kernel_path", value));
@@ -75,7 +97,7 @@ fn variant(pool_mode: &str, kernel_path: Option<&str>, crowd: Crowd) {
     };
     // A session keeps its server: it must end soon for the others to have their turn.
     let acts_per_login = if pool_mode == "session" { 20 } else { plan.acts_per_login };
-    torture(&postgres, options, Plan { acts_per_login, ..plan });
+    torture(&postgres, options, Plan { acts_per_login, ..plan }, &Host::default());
 }
 
 /// How many clients.
@@ -124,8 +146,8 @@ impl Plan {
     }
 }
 
-/// The whole test with these options, whatever path the bytes take.
-fn torture(postgres: &Postgres, options: ProxyOptions, plan: Plan) {
+/// The whole test with these options and clients on `application`, whatever path the bytes take.
+fn torture(postgres: &Postgres, options: ProxyOptions, plan: Plan, application: &Host) {
     let seed = number("SEED").unwrap_or_else(clock);
     println!("SEED={seed} {plan:?}");
     raise_fd_limit().unwrap();
@@ -134,7 +156,8 @@ fn torture(postgres: &Postgres, options: ProxyOptions, plan: Plan) {
     let proxy = proxy(&options.setting("log_connections", "0").setting("log_disconnections", "0"));
     let mut console = Console::new(&proxy);
     let killer = Killer::start(postgres, plan.kill_interval, plan.time / 2);
-    let results = run(&proxy, seed, plan);
+    let address = SocketAddr::new(proxy.address_from(application).parse().unwrap(), proxy.port());
+    let results = application.inside(|| run(address, seed, plan)).unwrap();
     let kills = killer.stop();
 
     let (done, failures): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
@@ -152,12 +175,12 @@ fn torture(postgres: &Postgres, options: ProxyOptions, plan: Plan) {
 }
 
 /// All clients at once, to their end.
-fn run(proxy: &Proxy, seed: u64, plan: Plan) -> Vec<Result<Counts, String>> {
+fn run(address: SocketAddr, seed: u64, plan: Plan) -> Vec<Result<Counts, String>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let end = Instant::now() + plan.time;
         let common = Arc::new(Common {
-            address: SocketAddr::from(([127, 0, 0, 1], proxy.port())),
+            address,
             seed,
             sizes: plan.sizes,
             acts_per_login: plan.acts_per_login,

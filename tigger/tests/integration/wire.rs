@@ -11,7 +11,7 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Socket, Type};
-use tigger_testkit::{Proxy, Table};
+use tigger_testkit::{Host, Proxy, Table};
 
 use crate::support::DEADLINE;
 
@@ -141,9 +141,24 @@ impl Write for Polled {
 }
 
 impl Wire {
-    /// Connects to the proxy over IPv4 and sends nothing.
+    /// Connects to the proxy over IPv4, on its own host, and sends nothing.
     pub(crate) fn connect(proxy: &Proxy) -> Self {
-        Self::connect_to("127.0.0.1", proxy.port())
+        Self::connect_from(proxy.host(), proxy)
+    }
+
+    /// The same from another host.
+    pub(crate) fn connect_from(host: &Host, proxy: &Proxy) -> Self {
+        let address = proxy.address_from(host);
+        host.inside(|| Self::connect_to(&address, proxy.port())).unwrap()
+    }
+
+    /// Logs in from `host` as `postgres` to database `postgres`.
+    #[track_caller]
+    pub(crate) fn new_from(host: &Host, proxy: &Proxy) -> Self {
+        let mut wire = Self::connect_from(host, proxy);
+        wire.send_raw(&startup(3 << 16, POSTGRES));
+        wire.logged_in().unwrap();
+        wire
     }
 
     pub(crate) fn connect_to(host: &str, port: u16) -> Self {

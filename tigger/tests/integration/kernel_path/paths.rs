@@ -144,7 +144,7 @@ fn a_client_whose_socket_blocks() {
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         Wire::over(socket, proxy.port())
     };
-    assert_on_user_path(postgres, &mut wire, "user (remote)");
+    assert_replies_carried(postgres, &mut wire);
 }
 
 #[test]
@@ -160,7 +160,25 @@ fn a_client_whose_socket_blocks_later() {
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         Wire::over(TcpStream::from(socket), proxy.port())
     };
-    assert_on_user_path(postgres, &mut wire, "user (remote)");
+    assert_replies_carried(postgres, &mut wire);
+}
+
+/// The replies to a client that connects so are carried, and its requests are not.
+fn assert_replies_carried(postgres: &Postgres, connect: &mut dyn FnMut(&tigger_testkit::Proxy) -> Wire) {
+    let Some(proxy) = kernel_proxy(&options(postgres)) else { return };
+    let mut console = Console::new(&proxy);
+    let mut client = connect(&proxy);
+    client.send_raw(&startup(3 << 16, POSTGRES));
+    client.logged_in().unwrap();
+    warm_up(&mut console, &mut client);
+    let before = Counters::read(&mut console);
+    for number in 0..50 {
+        assert_eq!(client.value(&format!("select {number}")), number.to_string());
+    }
+    let counters = Counters::read(&mut console).since(&before);
+    assert_carried(&counters, 50);
+    assert_eq!(counters.get("requests_kernel"), 0, "{counters:?}");
+    assert_eq!(path_of(&mut console, "postgres"), "kernel (replies)");
 }
 
 /// Nothing of a client that connects so is carried, and all of it works.

@@ -21,7 +21,7 @@ impl Killer {
     /// Terminates one backend, if there is one, in each `interval`, but not for longer than `time`: a client that hangs
     /// would be set free.
     pub(super) fn start(postgres: &Postgres, interval: Duration, time: Duration) -> Self {
-        let mut wire = Wire::connect_to(postgres.host(), postgres.port());
+        let mut wire = Wire::connect_unix(postgres.socket_dir(), postgres.port());
         wire.send_raw(&startup(3 << 16, POSTGRES));
         wire.logged_in().unwrap();
         let (stop, stopped) = channel();
