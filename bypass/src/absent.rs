@@ -1,11 +1,12 @@
 //! The same interface without the feature `kernel`: nothing of it can exist.
 
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use crate::{Carried, Ends, PoolRules, Sizes, TakenBack, Totals, Unavailable};
+use crate::{Carried, Carries, Delivery, Ends, PoolRules, Sizes, TakenBack, Totals, Unavailable};
 
 /// See the crate's description.
 #[derive(Debug)]
@@ -22,6 +23,10 @@ pub enum ServerSlot {}
 /// See the crate's description.
 #[derive(Debug)]
 pub enum ClientSlot {}
+
+/// See the crate's description.
+#[derive(Debug)]
+pub enum Gate {}
 
 /// See the crate's description.
 #[derive(Debug)]
@@ -51,7 +56,12 @@ impl Kernel {
     }
 
     #[allow(missing_docs, reason = "said in kernel.rs")]
-    pub fn enter_client(self: &Arc<Self>, _: Ends, _: u64) -> Option<ClientSlot> {
+    pub fn enter_client(self: &Arc<Self>, _: Ends, _: BorrowedFd<'_>, _: u64) -> Option<ClientSlot> {
+        match **self {}
+    }
+
+    #[allow(missing_docs, reason = "said in kernel.rs")]
+    pub fn enter_remote_client(self: &Arc<Self>, _: BorrowedFd<'_>, _: u64) -> Option<ClientSlot> {
         match **self {}
     }
 
@@ -61,10 +71,22 @@ impl Kernel {
     }
 }
 
+impl PoolSlot {
+    #[allow(missing_docs, reason = "said in kernel.rs")]
+    pub fn enter_server(self: &Arc<Self>, _: usize, _: Ends, _: OwnedFd) -> Option<ServerSlot> {
+        match **self {}
+    }
+
+    #[allow(missing_docs, reason = "said in kernel.rs")]
+    pub fn enter_remote_server(self: &Arc<Self>, _: usize, _: OwnedFd) -> Option<ServerSlot> {
+        match **self {}
+    }
+}
+
 absent! {
     Kernel {
         listen(address: std::net::SocketAddr) -> io::Result<()>;
-        wakes() -> std::os::fd::BorrowedFd<'_>;
+        wakes() -> BorrowedFd<'_>;
         clear_wakes();
         totals() -> Totals;
         programs() -> &[(String, usize)];
@@ -82,25 +104,36 @@ absent! {
         take_back(slot: usize, client: u64) -> bool;
         begin_hold(slot: usize, client: u64) -> bool;
         end_hold(slot: usize);
-        enter_server(slot: usize, ends: Ends) -> Option<ServerSlot>;
     }
     ServerSlot {
         lend(params: u64);
         withhold();
-        hand_over(client: &ClientSlot, status: u8);
-        push(client: &ClientSlot, kinds: &[u8], enders: u32);
+        hand_over(client: &ClientSlot, transaction: (u8, Instant));
+        push(client: &ClientSlot, transaction: (u8, Instant), kinds: &[u8], enders: u32);
+        gate() -> &Arc<Gate>;
         taken_back() -> TakenBack;
-        is_in_flight() -> bool;
+        delivery() -> Delivery;
+        is_remote() -> bool;
         is_unfit() -> bool;
         carried() -> Carried;
+    }
+    Gate {
+        push(requests: &[u8]) -> usize;
+        shut_down();
     }
     ClientSlot {
         hand_over(pool: &PoolSlot, params: u64, written: u64, read: u64);
         push(pool: &PoolSlot, params: u64, written: u64, read: u64);
-        may_push() -> bool;
+        is_settled() -> bool;
+        set_written(written: u64);
+        arm(len: u32);
+        disarm() -> bool;
         is_handed_over() -> bool;
         reclaim();
-        is_in_flight() -> bool;
+        delivery() -> Delivery;
+        is_remote() -> bool;
+        linked() -> Option<usize>;
+        carries() -> Carries;
         is_unfit() -> bool;
         reason() -> &'static str;
         request_at() -> Option<Instant>;

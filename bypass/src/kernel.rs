@@ -154,8 +154,8 @@ impl Kernel {
         let servers = sizes.server_chunks * intf::CHUNK_SERVERS;
         let captured = sizes.clients + servers;
         let resized = [
-            open.maps.socks.set_max_entries(captured + servers),
-            open.maps.sinks.set_max_entries(sizes.clients),
+            open.maps.socks.set_max_entries(captured * 2),
+            open.maps.sinks.set_max_entries(captured),
             open.maps.slots.set_max_entries(captured),
             open.maps.found.set_max_entries(captured * 2),
             open.maps.expected.set_max_entries(servers),
@@ -255,8 +255,17 @@ impl Kernel {
     /// Forgets which slot a captured end has. The end stays in `socks` until its process closes it: to take it out would
     /// drop what was redirected to it and not read yet.
     fn forget(&self, cookie: u64) {
-        let gone = self.maps.slots.delete(&cookie.to_ne_bytes());
-        debug_assert!(gone.is_ok(), "only its owner takes it out");
+        if let Err(error) = self.maps.slots.delete(&cookie.to_ne_bytes()) {
+            // There was no room for it.
+            debug_assert_eq!(error.kind(), libbpf_rs::ErrorKind::NotFound);
+        }
+    }
+
+    /// The programs no longer redirect to this socket of ours.
+    fn leave_sink(&self, cookie: u64) {
+        if let Err(error) = self.maps.sinks.delete(&cookie.to_ne_bytes()) {
+            debug_assert_eq!(error.kind(), libbpf_rs::ErrorKind::NotFound);
+        }
     }
 
     /// Lets go of an end to which nothing was ever redirected.
@@ -267,7 +276,7 @@ impl Kernel {
         }
     }
 
-    /// Makes our own socket a place to which the programs redirect; returns its cookie.
+    /// Makes our own socket a place to which the programs redirect; returns its cookie. To be left before it is closed.
     fn enter_sink(&self, socket: BorrowedFd<'_>) -> io::Result<u64> {
         // A low limit for what is not sent yet, where the system has one, would end a redirect in the middle.
         set_option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, u32::MAX >> 1)?;
@@ -277,13 +286,18 @@ impl Kernel {
         Ok(cookie)
     }
 
-    /// Has the programs see what we send to the server `index` through this socket; returns its cookie.
-    fn enter_gate(&self, socket: BorrowedFd<'_>, index: u32) -> io::Result<u64> {
+    /// Has the programs see what we send through this socket to the client or server in `slot`; returns its cookie, or 0
+    /// where that cannot be (the programs of another proxy see it): then all of it goes through TCP.
+    fn enter_gate(&self, socket: BorrowedFd<'_>, slot: u32) -> u64 {
+        self.try_enter_gate(socket, slot).unwrap_or(0)
+    }
+
+    fn try_enter_gate(&self, socket: BorrowedFd<'_>, slot: u32) -> io::Result<u64> {
         let cookie = get_option::<u64>(socket, libc::SOL_SOCKET, libc::SO_COOKIE)?;
         // The start of `struct end`; the rest is for walks.
         let mut end = vec![0; self.maps.ends.value_size() as usize];
         end[..8].copy_from_slice(&cookie.to_ne_bytes());
-        end[8..12].copy_from_slice(&(intf::ROLE_GATE | index).to_ne_bytes());
+        end[8..12].copy_from_slice(&(intf::ROLE_GATE | slot).to_ne_bytes());
         self.maps.ends.update(&socket.as_raw_fd().to_ne_bytes(), &end, MapFlags::ANY).map_err(io::Error::other)?;
         let value = u64::try_from(socket.as_raw_fd()).map_err(io::Error::other)?.to_ne_bytes();
         self.maps.socks.update(&cookie.to_ne_bytes(), &value, MapFlags::ANY).map_err(io::Error::other)?;

@@ -20,6 +20,7 @@ mod kernel;
 pub use kernel::{ClientSlot, Expected, Gate, Kernel, PoolSlot, ServerSlot};
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 /// Why there is no kernel path; one line for the log and the console.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +69,17 @@ pub struct PoolRules {
     pub packet_len_max: u32,
 }
 
+/// What of a client's traffic is the kernel path's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carries {
+    /// Requests and replies.
+    Both,
+    /// Requests: its server was not captured.
+    Requests,
+    /// Replies: it was not captured itself.
+    Replies,
+}
+
 /// What became of the last reply that the kernel path carried for a client, or from a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
@@ -81,7 +93,7 @@ pub enum Delivery {
 }
 
 /// Where a pair stands that was taken back.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TakenBack {
     /// Type bytes of the requests since the last one that ReadyForQuery has answered, in order.
     pub requests: Vec<u8>,
@@ -91,6 +103,10 @@ pub struct TakenBack {
     pub failed: bool,
     /// Status byte of the last ReadyForQuery.
     pub status: u8,
+    /// When the query that is not answered yet was sent.
+    pub query_start: Option<Instant>,
+    /// When the transaction began.
+    pub xact_start: Option<Instant>,
     /// Bytes of the client's current message that are still to come.
     pub request_rest: u32,
     /// Bytes of the server's current message that are still to come.

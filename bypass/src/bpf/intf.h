@@ -81,7 +81,7 @@ enum reason {
 	REASON_RACE,		/* too much contention on a word */
 	REASON_BLOCKING,	/* the application's socket blocks: see is_nonblocking */
 	REASON_OPAQUE,		/* bytes that the program cannot see */
-	REASON_SINK,		/* our socket to the client takes nothing now, or it cannot be told whether it does */
+	REASON_SINK,		/* our socket takes nothing now, or it cannot be told whether it does */
 	REASON_SHORT,		/* a socket did not take all that it was to: its sender is ended */
 	REASONS,
 };
@@ -108,7 +108,7 @@ struct captured {
 };
 
 /* In `slots` and `end.slot`: what a socket is, and the index of the client or server. */
-#define ROLE_GATE 0x20000000u		/* our own end of the connection to a server */
+#define ROLE_GATE 0x20000000u		/* with another: our own end of its connection */
 #define ROLE_CLIENT 0x40000000u
 #define ROLE_SERVER 0x80000000u
 #define ROLE_INDEX 0x00ffffffu
@@ -132,20 +132,24 @@ struct request_state {
 	__u32 bytes;		/* bytes since the server last owed nothing */
 };
 
+/* A redirect to the egress of one of our sockets: see fell_short. */
+struct sink_record {
+	__u64 address;		/* of the socket, in the kernel; 0 = none */
+	__u64 cookie;
+	__u32 sequence;		/* its write_seq when it has taken all */
+	__u32 len;		/* bytes that it was to take */
+};
+
 struct server {
 	__u64 word;
-	__u64 cookie;		/* PostgreSQL's end; 0 = not on this host. User space. */
+	__u64 cookie;		/* PostgreSQL's end; 0 = it is not captured. User space. */
 	__u64 gate;		/* cookie of our end. User space. */
 	__u64 client_cookie;	/* the linked client's end. Whoever links. */
 	__u64 psock;		/* kernel address, for in_flight. The server's tap. */
 	__u64 psock_cookie;	/* of the end that has it: the address outlives it. The server's tap. */
-	/* Our socket to a remote client, where the last reply went there: see fell_short. The server's tap. */
-	__u64 sink;		/* kernel address; 0 = none */
-	__u64 sink_cookie;
-	__u32 sink_sequence;	/* its write_seq when it has taken all */
-	__u32 sink_len;		/* bytes that it was to take last */
+	struct sink_record sink;	/* where the last reply went, if out through our socket. The server's tap. */
+	__u32 remote;		/* its own end is not captured: requests go out through ours. User space. */
 	__u32 push;		/* bytes of requests that our end is about to send. User space; its tap takes it. */
-	__u32 unused;
 	__u64 params;		/* parameter set. User space, while it has the server. */
 	__u32 pool;
 	__u32 slot;		/* in the pool */
@@ -170,7 +174,7 @@ struct server {
 struct client {
 	__u64 cookie;		/* the end that gets its replies; 0 = slot is free. User space. */
 	__u64 params;		/* parameter set. User space, while it has the client. */
-	__u64 written;		/* bytes the user path has sent it, from the start. User space. */
+	__u64 written;		/* bytes the user path has sent it, from the start. User space, and the tap of our end. */
 	__u32 read;		/* bytes the user path has read from it, from the start, modulo 2^32. User space. */
 	__u32 sequence;		/* write_seq at the start. User space. */
 	__u32 pool;
@@ -179,10 +183,12 @@ struct client {
 	__u32 last_server;	/* index + 1 of the server whose reply may still be in flight to it */
 	__u32 unread;		/* bytes of replies since it had read everything */
 	__u32 reason;		/* enum reason: why it was last left to the user path */
-	__u32 handed_over;	/* linked by user space: nothing shows yet that what it did is over */
+	__u32 settled;		/* all that went through user space so far is done with. Its tap; user space clears it. */
 	__u32 pushed;		/* linked by user space, which sent the request: at the release it is KERNEL's again */
-	__u32 remote;		/* its own end is not captured: our socket to it gets its replies. User space. */
-	__u32 unused;
+	struct sink_record sink;	/* where its last request went, if out through our socket. Its tap. */
+	__u32 remote;		/* its own end is not captured: replies go out through ours. User space. */
+	__u32 push;		/* bytes of replies that our end is about to send. User space; its tap takes it. */
+	__u64 gate;		/* cookie of our end. User space. */
 	__u64 request_ns;	/* CLOCK_MONOTONIC of its last request */
 } __attribute__((aligned(64)));
 

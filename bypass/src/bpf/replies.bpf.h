@@ -80,7 +80,7 @@ static __always_inline void end_push(struct client *c)
 	if (!READ_ONCE(c->pushed))
 		return;
 	WRITE_ONCE(c->pushed, 0);
-	WRITE_ONCE(c->handed_over, 1);
+	WRITE_ONCE(c->settled, 0);
 	WRITE_ONCE(c->owner, OWNER_KERNEL);
 }
 
@@ -103,7 +103,7 @@ static __always_inline struct sink aim_at_remote(struct tap *tap, struct server 
 		sink.reason = REASON_GONE;
 		return sink;
 	}
-	return look_at_sink(tap, limit);
+	return look_at_sink(tap, limit, REASON_REPLY_LONG);
 }
 
 /* Aims at a captured client. There is no place for its `sink` to be short: a socket's ingress takes an element or not. */
@@ -156,7 +156,7 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 		if (__sync_val_compare_and_swap(&s->word, word, next) != word)
 			return -1;
 		WRITE_ONCE(c->unread, unread + n);
-		note_sink(s, &sink, s->client_cookie, n);
+		note_sink(&s->sink, &sink, s->client_cookie, n);
 		count_replies(s, w, n);
 		/* In a transaction: what user space sent has been read, so the next requests may be redirected. */
 		if (w->readies && !w->owed)
@@ -170,7 +170,7 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 		WRITE_ONCE(c->unread, unread);
 		return -1;
 	}
-	note_sink(s, &sink, s->client_cookie, n);
+	note_sink(&s->sink, &sink, s->client_cookie, n);
 	count_replies(s, w, n);
 	end_push(c);
 	unclaim(pool, s->slot);
@@ -186,7 +186,7 @@ static __always_inline int tap_server(struct tap *tap, __u32 index)
 
 	if (!s || READ_ONCE(s->cookie) != tap->end->cookie || !know_psock(tap, s))
 		return pass(tap);
-	if (fell_short(s)) {
+	if (fell_short(&s->sink)) {
 		/* Its rest is for a client that may have gone on: nobody can have what this server says. */
 		count_reason(REASON_SHORT);
 		return SK_DROP;

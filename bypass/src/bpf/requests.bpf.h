@@ -93,6 +93,24 @@ static __always_inline __u32 unsettled(struct tap *tap, struct client *c)
 	return REASON_NONE;
 }
 
+/* Aims at a server: its own end, or ours to it. Room for the requests at hand, at least, or none. */
+static __always_inline struct sink aim_at_server(struct tap *tap, struct server *s, struct request_walk *w)
+{
+	struct sink sink = { .reason = REASON_GONE };
+
+	if (!READ_ONCE(s->remote)) {
+		if (aim(tap, &s->cookie))
+			sink.room = w->walk.at;
+		return sink;
+	}
+	if (!aim_out(tap, &s->gate))
+		return sink;
+	sink = look_at_sink(tap, w->len_max, REASON_REQUEST_LONG);
+	if (sink.room < w->walk.at)
+		sink.room = 0;
+	return sink;
+}
+
 /* A request of a client that is not linked: links it to an idle server, if that can be. */
 static __always_inline int tap_unlinked(struct tap *tap, struct client *c, __u32 client)
 {
@@ -101,6 +119,7 @@ static __always_inline int tap_unlinked(struct tap *tap, struct client *c, __u32
 	struct request_walk *w;
 	__u32 reason, index, flags, slot;
 	__u64 word, linked, now;
+	struct sink sink;
 
 	if (!pool)
 		return pass(tap);
@@ -115,6 +134,7 @@ static __always_inline int tap_unlinked(struct tap *tap, struct client *c, __u32
 	reason = unsettled(tap, c);
 	if (reason)
 		return leave(tap, c, reason);
+	WRITE_ONCE(c->settled, 1);
 	if (must_queue(pool))
 		return leave(tap, c, REASON_WAITING);
 	w = walk_requests(tap, pool, 0, 0);
@@ -129,9 +149,10 @@ static __always_inline int tap_unlinked(struct tap *tap, struct client *c, __u32
 	if (!s)
 		return leave(tap, c, REASON_NO_SERVER);
 	slot = READ_ONCE(s->slot);
-	if (!aim(tap, &s->cookie)) {
+	sink = aim_at_server(tap, s, w);
+	if (!sink.room) {
 		unclaim(pool, slot);
-		return leave(tap, c, REASON_GONE);
+		return leave(tap, c, sink.reason);
 	}
 	now = bpf_ktime_get_ns();
 	s->client_cookie = tap->end->cookie;
@@ -152,6 +173,7 @@ static __always_inline int tap_unlinked(struct tap *tap, struct client *c, __u32
 		unclaim(pool, slot);
 		return leave(tap, c, REASON_RACE);
 	}
+	note_sink(&c->sink, &sink, s->gate, w->walk.at);
 	s->links++;
 	s->requests += w->enders;
 	s->received += w->walk.at;
@@ -166,6 +188,7 @@ static __always_inline int tap_linked(struct tap *tap, struct client *c, __u32 c
 	struct request_state old, new;
 	struct request_walk *w;
 	struct tcp_sock *tcp;
+	struct sink sink;
 	__u64 word, next;
 	__u32 which, other;
 
@@ -177,12 +200,12 @@ static __always_inline int tap_linked(struct tap *tap, struct client *c, __u32 c
 		if (tcp)
 			forget_unread(tcp, c);
 	}
-	if (READ_ONCE(c->handed_over)) {
+	if (!READ_ONCE(c->settled)) {
 		__u32 reason = unsettled(tap, c);
 
 		if (reason)
 			return take_back(tap, c, s, client, reason);
-		WRITE_ONCE(c->handed_over, 0);
+		WRITE_ONCE(c->settled, 1);
 	}
 	word = READ_ONCE(s->word);
 	which = (word & WORD_REQUEST) ? 1 : 0;
@@ -191,8 +214,9 @@ static __always_inline int tap_linked(struct tap *tap, struct client *c, __u32 c
 	w = walk_requests(tap, pool, old.rest, (word & WORD_OPEN) ? 1 : 0);
 	if (!w->walk.at)
 		return take_back(tap, c, s, client, w->walk.reason ?: REASON_OPAQUE);
-	if (!aim(tap, &s->cookie))
-		return take_back(tap, c, s, client, REASON_GONE);
+	sink = aim_at_server(tap, s, w);
+	if (!sink.room)
+		return take_back(tap, c, s, client, sink.reason);
 	for (int tries = 0; tries < WORD_TRIES; tries++) {
 		word = READ_ONCE(s->word);
 		if (word_client(word) != client || word & WORD_USER) {
@@ -221,6 +245,7 @@ static __always_inline int tap_linked(struct tap *tap, struct client *c, __u32 c
 		next |= w->open ? WORD_OPEN : 0;
 		next ^= WORD_REQUEST;
 		if (__sync_val_compare_and_swap(&s->word, word, next) == word) {
+			note_sink(&c->sink, &sink, s->gate, w->walk.at);
 			s->requests += w->enders;
 			s->received += w->walk.at;
 			return redirect(tap, w->walk.at);
@@ -235,7 +260,14 @@ static __always_inline int tap_client(struct tap *tap, __u32 index)
 	struct server *s;
 	__u64 word;
 
-	if (!c || READ_ONCE(c->cookie) != tap->end->cookie || READ_ONCE(c->owner) != OWNER_KERNEL)
+	if (!c || READ_ONCE(c->cookie) != tap->end->cookie)
+		return pass(tap);
+	if (fell_short(&c->sink)) {
+		/* Half a request is with its server, which is closed when this client is gone. */
+		count_reason(REASON_SHORT);
+		return SK_DROP;
+	}
+	if (READ_ONCE(c->owner) != OWNER_KERNEL)
 		return pass(tap);
 	if (c->server) {
 		s = server_at(c->server - 1);

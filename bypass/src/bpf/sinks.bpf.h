@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Our own sockets as sinks, for clients whose end is not captured: a redirect to the egress of one sends the bytes in
- * the sender's context, as if our process had (tcp_bpf_push_locked, net/ipv4/tcp_bpf.c).
+ * Our own sockets as sinks, for clients and servers whose end is not captured: a redirect to the egress of one sends the
+ * bytes in the sender's context, as if our process had (tcp_bpf_push_locked, net/ipv4/tcp_bpf.c).
  *
  * Unlike a redirect to ingress, that may end in the middle: where the socket takes no more, the sender, which does not
  * wait, is told so and sends the rest again, although the tap has counted it. So the tap redirects no more than the
@@ -22,8 +22,9 @@ struct sink {
 	__u32 reason;		/* why it has no room */
 };
 
-/* Looks at the socket that bpf_msg_redirect_hash has set as the target. At most `limit` bytes are to be under way. */
-static __always_inline struct sink look_at_sink(struct tap *tap, __u32 limit)
+/* Looks at the socket that bpf_msg_redirect_hash has set as the target. At most `limit` bytes are to be under way; where
+ * there are, the reason is `full`. */
+static __always_inline struct sink look_at_sink(struct tap *tap, __u32 limit, __u32 full)
 {
 	struct sink sink = { .reason = REASON_SINK };
 	struct sk_msg *msg;
@@ -51,7 +52,7 @@ static __always_inline struct sink look_at_sink(struct tap *tap, __u32 limit)
 	una = BPF_CORE_READ(tcp, snd_una);
 	queued = sink.sequence - una;
 	left = sk->sk_sndbuf - sk->sk_wmem_queued - SINK_SPARE;
-	sink.reason = REASON_REPLY_LONG;
+	sink.reason = full;
 	if (queued >= limit || left <= 0)
 		return sink;
 	sink.room = limit - queued;
@@ -60,31 +61,31 @@ static __always_inline struct sink look_at_sink(struct tap *tap, __u32 limit)
 	return sink;
 }
 
-/* Notes what the sink of this server's last reply has when it has taken all of it. */
-static __always_inline void note_sink(struct server *s, struct sink *sink, __u64 cookie, __u32 n)
+/* Notes what the sink has when it has taken all of what it is to take now. */
+static __always_inline void note_sink(struct sink_record *record, struct sink *sink, __u64 cookie, __u32 n)
 {
-	s->sink_cookie = cookie;
-	s->sink_sequence = sink->sequence + n;
-	s->sink_len = n;
-	WRITE_ONCE(s->sink, sink->address);
+	record->cookie = cookie;
+	record->sequence = sink->sequence + n;
+	record->len = n;
+	WRITE_ONCE(record->address, sink->address);
 }
 
 /*
- * Whether the sink of this server's last reply did not take all of it. What the server sends next then begins with the
- * rest, whoever is linked to it now. A sink that is gone is looked at before it goes: see ask_delivery.
+ * Whether a sink did not take all that it was to. What the sender sends next then begins with the rest, which was
+ * counted as delivered, whoever is linked to it now.
  */
-static __always_inline int fell_short(struct server *s)
+static __always_inline int fell_short(struct sink_record *record)
 {
-	struct tcp_sock *sink = (struct tcp_sock *)READ_ONCE(s->sink);
+	struct tcp_sock *sink = (struct tcp_sock *)READ_ONCE(record->address);
 	__u64 cookie;
 	__u32 missing;
 
 	if (!sink)
 		return 0;
 	cookie = BPF_CORE_READ((struct sock *)sink, __sk_common.skc_cookie.counter);
-	missing = s->sink_sequence - BPF_CORE_READ(sink, write_seq);
-	/* More is missing where the sink has gone on since. */
-	return cookie == s->sink_cookie && missing && missing <= s->sink_len;
+	missing = record->sequence - BPF_CORE_READ(sink, write_seq);
+	/* One that is gone was looked at before it went: see ask_delivery. More is missing where it has gone on since. */
+	return cookie == record->cookie && missing && missing <= record->len;
 }
 
 SEC("syscall")
@@ -94,7 +95,7 @@ int ask_delivery(struct delivery_args *args)
 
 	if (s && in_flight(s))
 		args->answer = DELIVERY_IN_FLIGHT;
-	else if (s && fell_short(s))
+	else if (s && fell_short(&s->sink))
 		args->answer = DELIVERY_SHORT;
 	else
 		args->answer = DELIVERY_DONE;

@@ -7,7 +7,7 @@
  *   the client's tap   links a server when a request comes, notes what the server owes, redirects to it
  *   the server's tap   strikes off what was owed, redirects to the client (to the egress of our socket to it, where
  *                      its own end is not captured), releases the server when nothing is owed
- *   the gate's tap     redirects to the server what user space pushes
+ *   the gates' taps    redirect what user space pushes through our own ends
  *
  * What one run changes it prepares beside what counts (`reply` and `request` have two places) and then makes count by
  * one compare-and-swap of the server's word, which fails if user space has taken the pair back. So whatever user space
@@ -51,10 +51,11 @@ int tap(struct sk_msg_md *msg)
 		slot = *known;
 		end->slot = slot;
 	}
+	if (slot & ROLE_GATE)
+		return slot & ROLE_SERVER ? tap_server_gate(&tap, slot & ROLE_INDEX) :
+					    tap_client_gate(&tap, slot & ROLE_INDEX);
 	if (slot & ROLE_SERVER)
 		return tap_server(&tap, slot & ROLE_INDEX);
-	if (slot & ROLE_GATE)
-		return tap_gate(&tap, slot & ROLE_INDEX);
 	return tap_client(&tap, slot & ROLE_INDEX);
 }
 

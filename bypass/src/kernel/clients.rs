@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::memory::{Shared, Slot, field};
 use super::programs::types;
 use super::{Kernel, PoolSlot, give_back, intf, take};
-use crate::{Delivery, Ends};
+use crate::{Carries, Delivery, Ends};
 
 /// The slot of a client.
 #[derive(Debug)]
@@ -17,20 +17,25 @@ pub struct ClientSlot {
     pub(super) index: u32,
     /// Of the end that gets its replies: its own, or ours to it.
     pub(super) cookie: u64,
+    /// Of our end, if the programs see it; else 0.
+    gate: u64,
     remote: bool,
 }
 
 impl Kernel {
     /// Gives a slot to a client that is logged in, under the name `id` (not 0); the user path has it. `None` when its
     /// end was not captured, because it is on another host or in another network namespace, or when there is no slot.
-    pub fn enter_client(self: &Arc<Self>, ends: Ends, id: u64) -> Option<ClientSlot> {
+    /// `socket` is our end; the slot must be dropped before that is closed.
+    pub fn enter_client(self: &Arc<Self>, ends: Ends, socket: BorrowedFd<'_>, id: u64) -> Option<ClientSlot> {
         let captured = self.found(ends)?;
-        let client = self.new_client(captured.cookie, captured.sequence, false, id)?;
+        let mut client = self.new_client(captured.cookie, captured.sequence, false, id)?;
+        client.gate = self.enter_gate(socket, intf::ROLE_CLIENT | client.index);
+        field!(client.slot(), gate).set(client.gate);
         self.assign(captured.cookie, intf::ROLE_CLIENT | client.index).then_some(client)
     }
 
     /// The same for a client whose end was not captured: the kernel path can only bring it its replies, through `socket`,
-    /// our end of its TCP connection. The slot must be dropped before that is closed. `None` when the kernel cannot do
+    /// our end of its TCP connection. `None` when the kernel cannot do
     /// that, or there is no slot.
     pub fn enter_remote_client(self: &Arc<Self>, socket: BorrowedFd<'_>, id: u64) -> Option<ClientSlot> {
         if !self.remote {
@@ -48,14 +53,17 @@ impl Kernel {
         field!(slot, last_server).set(0);
         field!(slot, unread).set(0);
         field!(slot, reason).set(intf::REASON_NONE);
-        field!(slot, handed_over).set(0);
+        field!(slot, settled).set(0);
+        field!(slot, push).set(0);
+        field!(slot, gate).set(0);
         field!(slot, pushed).set(0);
         field!(slot, request_ns).set(0);
         field!(slot, sequence).set(sequence);
         field!(slot, remote).set(remote.into());
+        field!(slot, sink.address).set(0);
         field!(slot, cookie).set(cookie);
         self.ids[index as usize].store(id, Ordering::Release);
-        Some(ClientSlot { kernel: Arc::clone(self), index, cookie, remote })
+        Some(ClientSlot { kernel: Arc::clone(self), index, cookie, gate: cookie, remote })
     }
 }
 
@@ -71,7 +79,6 @@ impl ClientSlot {
         self.describe(pool, params, written, read);
         let slot = self.slot();
         if !self.remote {
-            field!(slot, handed_over).set(1);
             field!(slot, owner).set(intf::OWNER_KERNEL);
         }
     }
@@ -88,12 +95,12 @@ impl ClientSlot {
         self.remote
     }
 
-    /// True while the kernel path has a server linked to it.
-    pub fn is_linked(&self) -> bool {
-        let Some(server) = field!(self.slot(), server).get().checked_sub(1) else { return false };
-        let server = self.kernel.memory.server(server);
+    /// The slot, in its pool, of the server that the kernel path has linked to it.
+    pub fn linked(&self) -> Option<usize> {
+        let server = self.kernel.memory.server(field!(self.slot(), server).get().checked_sub(1)?);
         let client = (field!(server, word).get() & intf::WORD_CLIENT) as u32;
-        client == self.index + 1 && field!(server, client_cookie).get() == self.cookie
+        let is_linked = client == self.index + 1 && field!(server, client_cookie).get() == self.cookie;
+        is_linked.then(|| field!(server, slot).get() as usize)
     }
 
     /// Tells the programs what they need to serve it.
@@ -105,18 +112,29 @@ impl ClientSlot {
         // The programs compare sequence numbers, which have 32 bits.
         field!(slot, read).set(read as u32);
         field!(slot, reason).set(intf::REASON_NONE);
+        field!(slot, settled).set(0);
     }
 
-    /// True when the kernel path left a request of it here since the last [`Self::hand_over`], and only because no server
-    /// was idle: then it has read everything that the user path sent it before, and replies of the kernel path cannot
-    /// overtake anything.
-    pub fn may_push(&self) -> bool {
-        matches!(field!(self.slot(), reason).get(), intf::REASON_WAITING | intf::REASON_NO_SERVER)
+    /// Corrects `written` of [`Self::hand_over`].
+    pub fn set_written(&self, written: u64) {
+        field!(self.slot(), written).set(written);
     }
 
-    /// CLOCK_MONOTONIC in nanoseconds.
-    pub(super) fn now(&self) -> u64 {
-        self.kernel.clock.now()
+    /// True when the kernel path has seen a request of it since the last [`Self::hand_over`], and that it had read by then
+    /// all that the user path had sent it: what is redirected to it now cannot overtake anything.
+    pub fn is_settled(&self) -> bool {
+        field!(self.slot(), settled).get() != 0
+    }
+
+    /// What is sent next through our end, so many bytes of replies, may go the kernel path's way. To be followed by
+    /// [`Self::disarm`].
+    pub fn arm(&self, len: u32) {
+        field!(self.slot(), push).set(len);
+    }
+
+    /// True when what was sent since [`Self::arm`] was redirected, so that it did not go through TCP.
+    pub fn disarm(&self) -> bool {
+        field!(self.slot(), push).swap(0, Ordering::AcqRel) == 0
     }
 
     /// It is linked to this server.
@@ -162,6 +180,16 @@ impl ClientSlot {
         }
     }
 
+    /// What the kernel path carries for it, while it does.
+    pub fn carries(&self) -> Carries {
+        let server = field!(self.slot(), server).get().checked_sub(1);
+        match server.map(|server| field!(self.kernel.memory.server(server), remote).get()) {
+            _ if self.remote => Carries::Replies,
+            Some(1) => Carries::Requests,
+            _ => Carries::Both,
+        }
+    }
+
     /// When the kernel path last carried a request of it.
     pub fn request_at(&self) -> Option<Instant> {
         self.kernel.clock.instant(field!(self.slot(), request_ns).get())
@@ -174,8 +202,11 @@ impl Drop for ClientSlot {
         field!(slot, owner).set(intf::OWNER_USER);
         field!(slot, cookie).set(0);
         self.kernel.ids[self.index as usize].store(0, Ordering::Release);
-        if !self.remote {
+        if self.remote {
+            self.kernel.leave_sink(self.cookie);
+        } else {
             self.kernel.forget(self.cookie);
+            self.kernel.release(self.gate);
         }
         if self.is_unfit() && self.request_at().is_none() {
             self.kernel.release(self.cookie);

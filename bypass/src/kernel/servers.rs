@@ -3,20 +3,22 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::memory::{Shared, Slot, field};
 use super::programs::types;
 use super::{ClientSlot, Kernel, PoolSlot, intf};
 use crate::{Carried, Delivery, Ends, TakenBack};
 
-/// The slot of a server whose own end is on this host.
+/// The slot of a server.
 #[derive(Debug)]
 pub struct ServerSlot {
     pool: Arc<PoolSlot>,
     /// In the pool.
     slot: usize,
     index: u32,
-    cookie: u64,
+    /// Of its own end, if that was captured.
+    cookie: Option<u64>,
     gate: Arc<Gate>,
 }
 
@@ -30,8 +32,12 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Sends what the server takes at once; returns how many bytes that were. They take the kernel path's way, so that the
-    /// server must have read all that was sent to it before. For whoever has pushed.
+    fn new(pool: &PoolSlot, index: u32, cookie: u64, socket: OwnedFd) -> Self {
+        Self { kernel: Arc::clone(&pool.kernel), index, cookie, socket }
+    }
+
+    /// Sends what the server takes at once; returns how many bytes that were. They take the kernel path's way if they can,
+    /// so that the server must have read all that was sent to it before. For whoever has pushed.
     pub fn push(&self, requests: &[u8]) -> usize {
         let server = self.kernel.memory.server(self.index);
         field!(server, push).set(requests.len() as u32);
@@ -56,7 +62,23 @@ impl PoolSlot {
     pub fn enter_server(self: &Arc<Self>, slot: usize, ends: Ends, socket: OwnedFd) -> Option<ServerSlot> {
         let index = self.server_index(slot)?;
         let captured = self.kernel.found(ends)?;
-        let gate = self.kernel.enter_gate(socket.as_fd(), index).ok()?;
+        let gate = self.kernel.enter_gate(socket.as_fd(), intf::ROLE_SERVER | index);
+        let server = self.new_server(slot, index, Some(captured.cookie), Gate::new(self, index, gate, socket));
+        self.kernel.assign(captured.cookie, intf::ROLE_SERVER | index).then_some(server)
+    }
+
+    /// The same for a server whose end was not captured: the kernel path can only bring it requests, through `socket`, our
+    /// end of its TCP connection. `None` when the kernel cannot do that, or there is no slot.
+    pub fn enter_remote_server(self: &Arc<Self>, slot: usize, socket: OwnedFd) -> Option<ServerSlot> {
+        if !self.kernel.remote {
+            return None;
+        }
+        let index = self.server_index(slot)?;
+        let gate = self.kernel.enter_sink(socket.as_fd()).ok()?;
+        Some(self.new_server(slot, index, None, Gate::new(self, index, gate, socket)))
+    }
+
+    fn new_server(self: &Arc<Self>, slot: usize, index: u32, cookie: Option<u64>, gate: Gate) -> ServerSlot {
         let server = self.kernel.memory.server(index);
         self.set_lendable(slot, false);
         // Another generation, so that a program which still runs for the last server of this slot changes nothing.
@@ -65,9 +87,10 @@ impl PoolSlot {
         field!(server, word).set(generation);
         field!(server, client_cookie).set(0);
         field!(server, psock).set(0);
-        field!(server, sink).set(0);
+        field!(server, sink.address).set(0);
         field!(server, push).set(0);
-        field!(server, gate).set(gate);
+        field!(server, gate).set(gate.cookie);
+        field!(server, remote).set(cookie.is_none().into());
         field!(server, params).set(0);
         field!(server, pool).set(self.index);
         field!(server, slot).set(slot as u32);
@@ -84,10 +107,8 @@ impl PoolSlot {
         ] {
             counter.set(0);
         }
-        field!(server, cookie).set(captured.cookie);
-        let gate = Gate { kernel: Arc::clone(&self.kernel), index, cookie: gate, socket };
-        let entered = ServerSlot { pool: Arc::clone(self), slot, index, cookie: captured.cookie, gate: Arc::new(gate) };
-        self.kernel.assign(captured.cookie, intf::ROLE_SERVER | index).then_some(entered)
+        field!(server, cookie).set(cookie.unwrap_or(0));
+        ServerSlot { pool: Arc::clone(self), slot, index, cookie, gate: Arc::new(gate) }
     }
 }
 
@@ -105,6 +126,11 @@ impl ServerSlot {
         self.pool.set_lendable(self.slot, true);
     }
 
+    /// True when its end was not captured, so that its replies are always the user path's.
+    pub fn is_remote(&self) -> bool {
+        self.cookie.is_none()
+    }
+
     /// True when its process reads in a way that the kernel path cannot serve: the slot is to be dropped.
     pub fn is_unfit(&self) -> bool {
         field!(self.server(), psock).get() == intf::PSOCK_UNFIT
@@ -118,13 +144,13 @@ impl ServerSlot {
 
     /// Links a client whose requests (their type bytes are `kinds`, `enders` of them are answered by ReadyForQuery) the
     /// user path is about to send to the server, as whole messages. The kernel path carries the replies. Then
-    /// [`ClientSlot::push`] must follow, then [`Gate::push`]. `status` is the server's transaction status.
-    pub fn push(&self, client: &ClientSlot, status: u8, kinds: &[u8], enders: u32) {
+    /// [`ClientSlot::push`] must follow, then [`Gate::push`]. `status` and `xact_start` are of its transaction.
+    pub fn push(&self, client: &ClientSlot, (status, xact_start): (u8, Instant), kinds: &[u8], enders: u32) {
         let server = self.server();
         for (place, kind) in kinds.iter().enumerate().take(intf::LOG_LEN as usize) {
             field!(server, log[place]).set(*kind);
         }
-        self.link(client, status, kinds.len() as u32, enders);
+        self.link(client, status, xact_start, kinds.len() as u32, enders);
     }
 
     /// Our end of the connection.
@@ -133,12 +159,12 @@ impl ServerSlot {
     }
 
     /// Leaves a linked pair to the kernel path, at a moment when the server owes nothing and has read everything.
-    /// `status` is its transaction status. Then [`ClientSlot::hand_over`] must follow.
-    pub fn hand_over(&self, client: &ClientSlot, status: u8) {
-        self.link(client, status, 0, 0);
+    /// `status` and `xact_start` are of its transaction. Then [`ClientSlot::hand_over`] must follow.
+    pub fn hand_over(&self, client: &ClientSlot, (status, xact_start): (u8, Instant)) {
+        self.link(client, status, xact_start, 0, 0);
     }
 
-    fn link(&self, client: &ClientSlot, status: u8, sent: u32, owed: u32) {
+    fn link(&self, client: &ClientSlot, status: u8, xact_start: Instant, sent: u32, owed: u32) {
         let server = self.server();
         field!(server, client_cookie).set(client.cookie);
         field!(server, request[0].rest).set(0);
@@ -150,9 +176,9 @@ impl ServerSlot {
         field!(server, reply[0].header_len).set(0);
         field!(server, reply[0].failed).set(0);
         field!(server, reply[0].status).set(status);
-        let now = client.now();
-        field!(server, request_ns).set(now);
-        field!(server, xact_ns).set(now);
+        let clock = &self.pool.kernel.clock;
+        field!(server, request_ns).set(clock.now());
+        field!(server, xact_ns).set(clock.nanos_of(xact_start));
         let kept = field!(server, word).get() & intf::WORD_GENERATION;
         client.set_server(self.index);
         field!(server, word).set(kept | (u64::from(owed) * intf::WORD_OWED_ONE) | u64::from(client.index + 1));
@@ -175,6 +201,8 @@ impl ServerSlot {
             status: field!(server, reply[reply].status).get(),
             request_rest: field!(server, request[request].rest).get(),
             reply_rest: field!(server, reply[reply].rest).get(),
+            query_start: self.pool.kernel.clock.instant(field!(server, request_ns).get()),
+            xact_start: self.pool.kernel.clock.instant(field!(server, xact_ns).get()),
             reply_header: (0..header_len).map(|n| field!(server, reply[reply].header[n]).get()).collect(),
         }
     }
@@ -205,10 +233,12 @@ impl Drop for ServerSlot {
         self.withhold();
         field!(self.server(), cookie).set(0);
         field!(self.server(), gate).set(0);
-        self.pool.kernel.forget(self.cookie);
-        self.pool.kernel.release(self.gate.cookie);
+        let kernel = &self.pool.kernel;
+        let Some(cookie) = self.cookie else { return kernel.leave_sink(self.gate.cookie) };
+        kernel.forget(cookie);
+        kernel.release(self.gate.cookie);
         if self.is_unfit() && self.carried() == Carried::default() {
-            self.pool.kernel.release(self.cookie);
+            kernel.release(cookie);
         }
     }
 }

@@ -53,11 +53,12 @@ pub trait Shared: Debug + Send + Sync {
 
 impl<S, W> Pool<S, W> {
     /// Takes a pair back that the kernel path has linked: the server of `client`, which is then linked on the user path.
-    /// `None` when the kernel path has none linked to it.
-    pub fn take_back(&mut self, client: ClientId) -> Option<(ServerId, S)> {
+    /// It is looked for in the slot `hint` first. `None` when the kernel path has none linked to it.
+    pub fn take_back(&mut self, client: ClientId, hint: Option<usize>) -> Option<(ServerId, S)> {
         let shared = Arc::clone(self.shared.as_ref()?);
-        let index = (0..self.slots.len()).find(|&index| {
-            let is_idle = self.slots[index].entry.as_ref().is_some_and(|entry| idle_since(entry).is_some());
+        let index = hint.into_iter().chain(0..self.slots.len()).find(|&index| {
+            let slot = self.slots.get(index).and_then(|slot| slot.entry.as_ref());
+            let is_idle = slot.is_some_and(|entry| idle_since(entry).is_some());
             is_idle && shared.take_back(index, client)
         })?;
         Some(self.link(index, client))

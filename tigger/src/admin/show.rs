@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tigger_bypass::Carried;
+use tigger_bypass::{Carried, Carries};
 use tigger_proto::pool::{ClientId, ServerState, ServerView, Waiting};
 use tigger_proto::wire::backend::{self, ColumnType};
 
@@ -343,8 +343,14 @@ fn kernel_links(pooler: &Pooler) -> HashMap<ClientId, u64> {
 /// Column `path`: which path serves a client, and why not the kernel's.
 fn path(pooler: &Pooler, info: &ClientInfo, pool: Option<&Pool>) -> String {
     let why = match (info.kernel(), pool) {
-        (Some(kernel), _) if kernel.reason().is_empty() && kernel.is_remote() => return "kernel (replies)".into(),
-        (Some(kernel), _) if kernel.reason().is_empty() => return "kernel".into(),
+        (Some(kernel), _) if kernel.reason().is_empty() => {
+            return match kernel.carries() {
+                Carries::Both => "kernel",
+                Carries::Requests => "kernel (requests)",
+                Carries::Replies => "kernel (replies)",
+            }
+            .into();
+        }
         (Some(kernel), _) => kernel.reason(),
         (None, None) => "console",
         (None, Some(_)) if pooler.kernel_path.unavailable().is_some() => "off",

@@ -1,6 +1,7 @@
 //! A client as the kernel path knows it. Where its own end was captured, it is handed over while it is idle, and reclaimed
 //! when the kernel path says "not me". Of a remote one only the replies can be the kernel path's: its requests are pushed.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub struct KernelClient {
     handed_over: bool,
     /// Bytes that had been sent to it when it was last left to the kernel path.
     written: Option<u64>,
+    /// When it was last left to the kernel path, it had read all that had been sent to it but what was pending.
+    may_push_pending: bool,
 }
 
 /// Who has the client.
@@ -38,14 +41,12 @@ pub enum Reclaimed {
 pub struct CutShort;
 
 impl KernelClient {
-    /// The client at the other end of this connection, under this name; `None` where the kernel path cannot serve it.
+    /// The client at the other end of this connection, under this name; `None` where its end was not captured.
     pub fn enter(path: &Arc<KernelPath>, ends: Ends, stream: &Stream, id: u64) -> Option<Self> {
-        let kernel = path.kernel.as_ref().ok()?;
-        let captured = kernel.enter_client(ends, id).map(|slot| Self::new(path, slot));
-        captured.or_else(|| Self::enter_remote(path, stream, id))
+        Some(Self::new(path, path.kernel.as_ref().ok()?.enter_client(ends, stream.as_fd(), id)?))
     }
 
-    /// The same where its own end is to be left alone.
+    /// The same for one whose end was not captured; `None` where the kernel path can do nothing for it either.
     pub fn enter_remote(path: &Arc<KernelPath>, stream: &Stream, id: u64) -> Option<Self> {
         let slot = path.kernel.as_ref().ok()?.enter_remote_client(stream.as_fd(), id)?;
         Some(Self::new(path, slot))
@@ -58,25 +59,78 @@ impl KernelClient {
             params: Params::default(),
             handed_over: false,
             written: None,
+            may_push_pending: false,
         }
     }
 
-    /// Leaves the client to the kernel path: nothing of it is half done here. Until its own end shows that all bytes
-    /// that went through `stream` were read, the kernel path says "not me".
-    pub fn hand_over(&mut self, pool: &SharedPool, parameters: &ParameterSet, stream: &Stream) {
-        self.give(ClientSlot::hand_over, pool, parameters, stream);
+    /// Leaves the client to the kernel path: nothing of it is half done here, but that `pending` bytes are still to be sent
+    /// to it. Until its own end shows that all bytes that went through `stream`, and those, were read, the kernel path
+    /// says "not me".
+    pub fn hand_over(&mut self, pool: &SharedPool, parameters: &ParameterSet, stream: &Stream, pending: usize) {
+        self.may_push_pending = pending > 0 && self.is_settled(stream);
+        self.give(ClientSlot::hand_over, pool, parameters, (stream.written() + pending as u64, stream.read()));
     }
 
     /// True when replies of the kernel path cannot overtake what was sent to it through `stream`. Where its own end was
-    /// captured: the kernel path left its last request here only because it had no server, and nothing was sent to it
+    /// captured: the kernel path has seen a request that it sent when it had read everything, and nothing was sent to it
     /// since.
     pub fn may_push(&self, stream: &Stream) -> bool {
-        self.is_remote() || (self.written == Some(stream.written()) && self.slot.may_push())
+        self.is_remote() || self.is_settled(stream)
+    }
+
+    fn is_settled(&self, stream: &Stream) -> bool {
+        self.written == Some(stream.written()) && self.slot.is_settled()
+    }
+
+    /// Sends replies through `stream` in the kernel path's way, if they can go it; returns how many bytes went.
+    ///
+    /// # Errors
+    /// Those of write(2).
+    pub fn push_replies(&self, stream: &mut Stream, replies: &[u8]) -> io::Result<usize> {
+        if self.is_remote() || !self.is_settled(stream) {
+            return Ok(0);
+        }
+        self.push_armed(stream, replies)
+    }
+
+    /// The same for what was pending when the client was handed over; the first time it is tried.
+    ///
+    /// # Errors
+    /// Those of write(2).
+    pub fn push_pending(&mut self, stream: &mut Stream, pending: &[u8]) -> io::Result<usize> {
+        if !std::mem::take(&mut self.may_push_pending) {
+            return Ok(0);
+        }
+        let n = self.push_armed(stream, pending)?;
+        let written = stream.written() + (pending.len() - n) as u64;
+        if n < pending.len() {
+            // The tap counts all or nothing.
+            self.slot.set_written(written);
+        }
+        self.written = Some(written);
+        Ok(n)
+    }
+
+    fn push_armed(&self, stream: &mut Stream, replies: &[u8]) -> io::Result<usize> {
+        let Ok(len @ 1..=PUSH_REPLIES_MAX) = u32::try_from(replies.len()) else { return Ok(0) };
+        self.slot.arm(len);
+        let sent = stream.try_write(replies);
+        let is_redirected = self.slot.disarm();
+        match sent {
+            Ok(n) => {
+                if is_redirected {
+                    stream.forget_written(n);
+                }
+                Ok(n)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     /// Leaves the client, which is linked and whose requests are about to be sent, to the kernel path.
     pub fn push(&mut self, pool: &SharedPool, parameters: &ParameterSet, stream: &Stream) {
-        self.give(ClientSlot::push, pool, parameters, stream);
+        self.give(ClientSlot::push, pool, parameters, (stream.written(), stream.read()));
     }
 
     fn give(
@@ -84,11 +138,11 @@ impl KernelClient {
         by: fn(&ClientSlot, &PoolSlot, u64, u64, u64),
         pool: &SharedPool,
         parameters: &ParameterSet,
-        stream: &Stream,
+        (written, read): (u64, u64),
     ) {
         let params = self.params.of(&self.path, parameters);
-        by(&self.slot, &pool.slot, params, stream.written(), stream.read());
-        self.written = Some(stream.written());
+        by(&self.slot, &pool.slot, params, written, read);
+        self.written = Some(written);
         self.handed_over = true;
     }
 
@@ -111,9 +165,9 @@ impl KernelClient {
         self.slot.is_remote()
     }
 
-    /// True while the kernel path has a server linked to it.
-    pub fn is_linked(&self) -> bool {
-        self.slot.is_linked()
+    /// The slot of the server that the kernel path has linked to it.
+    pub fn linked(&self) -> Option<usize> {
+        self.slot.linked()
     }
 
     /// True when its application reads in a way that the kernel path cannot serve; then its own end is to be let go.
@@ -151,5 +205,8 @@ pub(super) async fn landed(delivery: impl Fn() -> Delivery) -> Result<(), CutSho
         }
     }
 }
+
+/// Most bytes of replies that are pushed at once: the kernel hands a program no more than it has room for.
+const PUSH_REPLIES_MAX: u32 = 32 * 1024;
 
 const LANDING_POLL: Duration = Duration::from_millis(1);

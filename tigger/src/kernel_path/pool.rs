@@ -29,6 +29,11 @@ impl SharedPool {
     pub(super) fn enter_server(&self, slot: u32, ends: Ends, socket: OwnedFd) -> Option<ServerSlot> {
         self.slot.enter_server(slot as usize, ends, socket)
     }
+
+    /// See [`PoolSlot::enter_remote_server`].
+    pub(super) fn enter_remote_server(&self, slot: u32, socket: OwnedFd) -> Option<ServerSlot> {
+        self.slot.enter_remote_server(slot as usize, socket)
+    }
 }
 
 impl Shared for SharedPool {

@@ -1,6 +1,9 @@
-//! A server whose own end is on this host: lent to the kernel path while idle, and what is known of it when it comes back.
+//! A server as the kernel path knows it: lent while idle, and what is known of it when it comes back. A remote one gets
+//! requests from the kernel path, and its replies come to user space.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use tigger_bypass::{Carried, Ends, Gate, ServerSlot};
 use tigger_proto::client::WholeRequests;
@@ -12,7 +15,7 @@ use super::client::{self, CutShort, KernelClient};
 use super::{KernelPath, Params, SharedPool};
 use crate::net::stream::Stream;
 
-/// PostgreSQL's end of a connection.
+/// A server's slot.
 #[derive(Debug)]
 pub struct KernelServer {
     // The last owner's end frees the slot: nobody else may keep it alive.
@@ -30,35 +33,63 @@ pub struct TakenBack {
     pub request_rest: u32,
     /// The start of a reply's header, which the client has got already.
     pub delivered: Vec<u8>,
+    /// When the query that is not answered yet was sent.
+    pub query_start: Option<Instant>,
+    /// When the transaction began.
+    pub xact_start: Option<Instant>,
+}
+
+/// Our socket again, for what is done with it while the pool has the server.
+fn socket(stream: &Stream) -> Option<OwnedFd> {
+    match stream.try_clone() {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::warn!("kernel path: a server stays on the user path: {error}");
+            None
+        }
+    }
 }
 
 impl KernelServer {
     /// The server that was connected in this slot of the pool; `None` where its end was not captured.
     pub fn enter(path: &Arc<KernelPath>, pool: &SharedPool, slot: u32, ends: Ends, stream: &Stream) -> Option<Self> {
-        // Our socket again, for requests that are sent while the pool has the server.
-        let socket = match stream.try_clone() {
-            Ok(socket) => socket,
-            Err(error) => {
-                tracing::warn!("kernel path: a server stays on the user path: {error}");
-                return None;
-            }
-        };
-        let slot = Arc::new(pool.enter_server(slot, ends, socket)?);
-        Some(Self { slot, path: Arc::clone(path), params: Params::default() })
+        Some(Self::new(path, pool.enter_server(slot, ends, socket(stream)?)?))
+    }
+
+    /// The same for one whose end was not captured: it gets requests from the kernel path, as soon as it is lent.
+    pub fn enter_remote(path: &Arc<KernelPath>, pool: &SharedPool, slot: u32, stream: &Stream) -> Option<Self> {
+        Some(Self::new(path, pool.enter_remote_server(slot, socket(stream)?)?))
+    }
+
+    fn new(path: &Arc<KernelPath>, slot: ServerSlot) -> Self {
+        Self { slot: Arc::new(slot), path: Arc::clone(path), params: Params::default() }
+    }
+
+    /// True when its own end was not captured: the user path has all its replies.
+    pub fn is_remote(&self) -> bool {
+        self.slot.is_remote()
     }
 
     /// Links a client whose `requests` are pushed next, through what is returned; `client` must be pushed in between. The
     /// replies are the kernel path's. The server has read all it was sent.
-    pub fn push(&mut self, client: &KernelClient, requests: &WholeRequests, server: &mut Server) -> Arc<Gate> {
+    pub fn push(
+        &mut self,
+        client: &KernelClient,
+        requests: &WholeRequests,
+        server: &mut Server,
+        xact_start: Instant,
+    ) -> Arc<Gate> {
         self.slot.lend(self.params.of(&self.path, server.parameters()));
-        self.slot.push(client.slot(), server.hand_over().byte(), &requests.kinds, requests.enders);
+        let transaction = (server.hand_over().byte(), xact_start);
+        self.slot.push(client.slot(), transaction, &requests.kinds, requests.enders);
         Arc::clone(self.slot.gate())
     }
 
     /// Lets the kernel path claim the server once it is in the idle set, unless it may have something unread that the
     /// user path sent: bytes of the kernel path would overtake it.
     pub fn lend(&mut self, server: &Server) {
-        if server.has_read_all() {
+        // Those that go out through our own socket overtake nothing.
+        if server.has_read_all() || self.is_remote() {
             self.slot.lend(self.params.of(&self.path, server.parameters()));
         } else {
             self.slot.withhold();
@@ -71,8 +102,8 @@ impl KernelServer {
     }
 
     /// Leaves the linked pair to the kernel path; `client` must be handed over next.
-    pub fn hand_over(&self, client: &KernelClient, server: &mut Server) {
-        self.slot.hand_over(client.slot(), server.hand_over().byte());
+    pub fn hand_over(&self, client: &KernelClient, server: &mut Server, xact_start: Instant) {
+        self.slot.hand_over(client.slot(), (server.hand_over().byte(), xact_start));
     }
 
     /// Where the pair stands that was taken back.
@@ -93,6 +124,8 @@ impl KernelServer {
             },
             request_rest: taken.request_rest,
             delivered: taken.reply_header,
+            query_start: taken.query_start,
+            xact_start: taken.xact_start,
         }
     }
 
@@ -110,7 +143,7 @@ impl KernelServer {
     }
 
     /// For those who only look.
-    pub fn slot(&self) -> Weak<ServerSlot> {
+    pub fn watch(&self) -> Weak<ServerSlot> {
         Arc::downgrade(&self.slot)
     }
 }

@@ -131,6 +131,11 @@ impl Stream {
         self.written
     }
 
+    /// So many of the bytes written did not go through the connection: the kernel path took them.
+    pub fn forget_written(&mut self, n: usize) {
+        self.written -= n as u64;
+    }
+
     /// Credentials of the process at the other end of a Unix socket; `None` for TCP.
     pub fn peer_cred(&self) -> Option<UCred> {
         match &self.socket {

@@ -50,7 +50,9 @@ impl Wake for Watched {
     fn wake_by_ref(self: &Arc<Self>) {
         self.woken.store(true, Ordering::Release);
         // The socket driver calls this: the work is done elsewhere.
-        if let Some(pool) = self.pool.upgrade() {
+        if let Some(pool) = self.pool.upgrade()
+            && !pool.tell_linked(self.id)
+        {
             let id = self.id;
             pool.runtime().clone().spawn(async move { pool.check_idle(id) });
         }

@@ -1,7 +1,7 @@
 //! Opening a server: connect, log in, give it to its pool.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tigger_bypass::Ends;
@@ -99,8 +99,8 @@ async fn open(pool: &Arc<Pool>, config: &PoolConfig, id: ServerId) -> Result<Ope
                     connected_at: unix_micros(),
                     request_at: AtomicU64::new(unix_micros()),
                     remote_pid: key.first_chunk().map_or(0, |pid| u32::from_be_bytes(*pid)),
-                    application_name: std::sync::Mutex::new(welcome.application_name().into()),
-                    kernel: kernel.as_ref().map(KernelServer::slot).unwrap_or_default(),
+                    application_name: Mutex::new(welcome.application_name().into()),
+                    kernel: Mutex::new(kernel.as_ref().map(KernelServer::watch).unwrap_or_default()),
                 });
                 let server =
                     Server::new(welcome.tracked.clone()).with_packet_len_max(config.link.limits.packet_len_max);

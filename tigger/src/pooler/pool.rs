@@ -223,7 +223,7 @@ impl Pool {
         // Under the lock under which servers are forgotten, so that none is counted twice.
         let servers = self.servers.lock().expect("nobody panics with this lock");
         let before = *self.carried_before.lock().expect("nobody panics with this lock");
-        let now = servers.values().filter_map(|info| Some(info.kernel.upgrade()?.carried()));
+        let now = servers.values().filter_map(|info| Some(info.kernel()?.carried()));
         now.fold(before, |sum, carried| sum.plus(&carried))
     }
 
@@ -344,7 +344,7 @@ impl Pool {
     pub fn end_cut_short(&self) {
         // Under the lock under which servers are forgotten: their slots must not outlive them.
         let servers = self.servers.lock().expect("nobody panics with this lock");
-        let slots = servers.values().filter_map(|info| info.kernel.upgrade());
+        let slots = servers.values().filter_map(|info| info.kernel());
         for slot in slots.filter(|slot| slot.delivery() == Delivery::Short) {
             tracing::warn!(
                 "{}/{}: a client's socket did not take a reply, its server is ended",
@@ -371,15 +371,22 @@ impl Pool {
         }
     }
 
+    /// Bytes or a hang-up came from a server. If the kernel path has linked it, its client is told, which takes the pair
+    /// back; false if it has not.
+    pub(super) fn tell_linked(&self, id: ServerId) -> bool {
+        // Should the slot be another server's by now, its client finds nothing to do.
+        let client = self.shared.as_ref().and_then(|shared| shared.linked(id.slot as usize));
+        let info = client.and_then(|client| self.pooler.upgrade()?.clients.by_id(client));
+        info.is_some_and(|info| {
+            info.ask_take_back();
+            true
+        })
+    }
+
     /// Bytes or a hang-up came from an idle server.
     pub(super) fn check_idle(self: &Arc<Self>, id: ServerId) {
-        if let Some(client) = self.run(|core| core.linked_by_kernel(id)) {
-            // It speaks to its client, which takes the pair back; or hung up on it.
-            if let Some(pooler) = self.pooler.upgrade()
-                && let Some(info) = pooler.clients.by_id(client)
-            {
-                info.ask_take_back();
-            }
+        if self.run(|core| core.linked_by_kernel(id)).is_some() {
+            self.tell_linked(id);
         } else if let Some(mut server) = self.run(|core| core.take_idle(id)) {
             match server.settle(&self.tracked) {
                 Ok(()) => self.run(|core| core.handle_release(Instant::now(), id, server)),

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use tigger_bypass::ServerSlot;
 use tigger_proto::error::Error;
@@ -35,8 +36,19 @@ pub struct ServerConn {
     pub delivered: usize,
     /// Has it looked at when something arrives while it is idle.
     pub watch: IdleWatch,
-    /// Its own end, if that is on this host and captured.
+    /// Its place on the kernel path.
     pub kernel: Option<KernelServer>,
+}
+
+/// Where a server stands that was taken back from the kernel path.
+#[derive(Clone, Copy, Debug)]
+pub struct Resumed {
+    /// Bytes of the client's current message that are still to come.
+    pub request_rest: u32,
+    /// When the query that is not answered yet was sent.
+    pub query_start: Option<Instant>,
+    /// When the transaction began.
+    pub xact_start: Option<Instant>,
 }
 
 /// What everybody may know about a server.
@@ -55,12 +67,22 @@ pub struct ServerInfo {
     /// The process id it reported.
     pub remote_pid: u32,
     /// `application_name` as it has it now.
-    pub application_name: std::sync::Mutex<Arc<str>>,
+    pub application_name: Mutex<Arc<str>>,
     /// What the kernel path does with it.
-    pub kernel: Weak<ServerSlot>,
+    pub kernel: Mutex<Weak<ServerSlot>>,
 }
 
 impl ServerInfo {
+    /// What the kernel path does with it.
+    pub fn kernel(&self) -> Option<Arc<ServerSlot>> {
+        self.kernel.lock().expect("nobody panics with this lock").upgrade()
+    }
+
+    /// It has a place on the kernel path.
+    pub fn set_kernel(&self, kernel: Weak<ServerSlot>) {
+        *self.kernel.lock().expect("nobody panics with this lock") = kernel;
+    }
+
     /// Notes that it was linked at this time.
     pub fn touch(&self, unix_micros: u64) {
         self.request_at.store(unix_micros, Ordering::Relaxed);
@@ -144,14 +166,16 @@ impl ServerConn {
             && self.stream.poll_readable(&mut Context::from_waker(&self.watch.waker)) == Poll::Pending
     }
 
-    /// Goes on where the kernel path left off; returns how many bytes of the client's current message are still to come.
-    pub fn resume(&mut self) -> u32 {
-        let Some(kernel) = &self.kernel else { return 0 };
+    /// Goes on where the kernel path left off.
+    pub fn resume(&mut self) -> Resumed {
+        let Some(kernel) = &self.kernel else {
+            return Resumed { request_rest: 0, query_start: None, xact_start: None };
+        };
         let taken = kernel.taken_back();
         self.server.resume(&taken.link);
         self.delivered = taken.delivered.len();
         self.unread = taken.delivered;
-        taken.request_rest
+        Resumed { request_rest: taken.request_rest, query_start: taken.query_start, xact_start: taken.xact_start }
     }
 
     /// True when the last byte that the client got ended a message: only then may an error of ours follow.

@@ -37,7 +37,7 @@ pub(super) struct ClientConn {
     /// Bytes read but not used: an unfinished header, or requests that wait for a server.
     pub(super) carry: Vec<u8>,
     pub(super) to_client: Pending,
-    /// Its own end, if that is on this host and captured.
+    /// Its place on the kernel path.
     pub(super) kernel: Option<Box<KernelClient>>,
 }
 
@@ -46,7 +46,7 @@ enum Next {
     /// A request needs a server; it is in `carry`.
     Request,
     /// The kernel path gave the client back with its server.
-    TakenBack(Box<ServerConn>),
+    TakenBack(Link),
 }
 
 /// Why a client is disconnected, and whether it is told.
@@ -95,11 +95,14 @@ impl ClientConn {
     /// One turn: idle until a request comes, then linked until the server is released.
     async fn serve_one(&mut self) -> Result<(), Farewell> {
         let next = self.idle().await?;
-        let rules = self.pool.link_rules();
         let asked = Instant::now();
         let link = match next {
-            Next::Request => Link::new(self.acquire_ready(asked).await?, rules, asked),
-            Next::TakenBack(server) => Link::resumed(server, rules, asked),
+            Next::Request => {
+                let mut server = self.acquire_ready(asked).await?;
+                self.introduce(&mut server);
+                Link::new(server, self.pool.link_rules(), asked)
+            }
+            Next::TakenBack(link) => link,
         };
         let Some(mut link) = self.push(link)? else { return Ok(()) };
         if self.kernel.as_ref().is_some_and(|kernel| kernel.is_remote()) {
@@ -123,9 +126,9 @@ impl ClientConn {
         let limits = self.pool.link_rules().limits;
         loop {
             if !self.carry.is_empty()
-                && let Some(server) = self.reclaim().await?
+                && let Some(link) = self.reclaim().await?
             {
-                return Ok(Next::TakenBack(server));
+                return Ok(Next::TakenBack(link));
             }
             match self.client.handle_bytes_unlinked(&self.carry, limits).map_err(Farewell::Told)? {
                 FromClient::NeedServer => return Ok(Next::Request),
@@ -147,20 +150,20 @@ impl ClientConn {
                 }
                 if self.kernel.is_some() && self.guard.info.poll_take_back(cx).is_ready() {
                     match self.take_back() {
-                        Some(server) => return Poll::Ready(Ok(Some(server))),
+                        Some(link) => return Poll::Ready(Ok(Some(link))),
                         // The server that asked for it was released meanwhile: it is looked at as an idle one.
                         None => self.pool.check_all_idle(),
                     }
                 }
-                match self.to_client.poll_flush(&mut self.stream, cx) {
+                match self.poll_flush(cx) {
                     Poll::Ready(Ok(())) => self.poll_more(cx).map_ok(|()| None),
                     Poll::Ready(Err(_)) => Poll::Ready(Err(Farewell::Silent(Error::ClientUnexpectedEof))),
                     Poll::Pending => Poll::Pending,
                 }
             })
             .await?;
-            if let Some(server) = taken {
-                return Ok(Next::TakenBack(server));
+            if let Some(link) = taken {
+                return Ok(Next::TakenBack(link));
             }
         }
     }
@@ -308,11 +311,11 @@ impl ClientConn {
     /// The link ended: the server goes where it belongs.
     pub(super) fn unlink(&mut self, link: Link, end: LinkEnd) -> Result<(), Farewell> {
         let whole = link.is_whole(self);
-        let Link { server, tally, last_ready, .. } = link;
+        let Link { server, tally, last_ready, xact_start, .. } = link;
         self.guard.info.set_server(0);
         self.pool.counters.add(&tally);
         if end == LinkEnd::HandedOver {
-            self.hand_over_pair(server);
+            self.hand_over_pair(server, xact_start);
             return Ok(());
         }
         let told = if server.at_border() { Farewell::Told } else { Farewell::Cut };

@@ -1,18 +1,16 @@
 //! Where a client goes from one path to the other (the states are drawn in [`crate::kernel_path`]).
 
-use std::sync::Arc;
+use std::io;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use tigger_bypass::Ends;
 use tigger_proto::client::WholeRequests;
 use tigger_proto::error::Error;
 use tigger_proto::pool::PoolMode;
 
 use super::client::{ClientConn, Farewell};
 use super::link::{Link, LinkEnd};
-use crate::kernel_path::{CutShort, KernelClient, KernelPath, Reclaimed};
-use crate::pooler::clients::ClientInfo;
-use crate::pooler::pool::Pool;
+use crate::kernel_path::{CutShort, KernelClient, KernelServer, Reclaimed};
 use crate::pooler::server_conn::ServerConn;
 
 impl ClientConn {
@@ -23,10 +21,20 @@ impl ClientConn {
             && !kernel.is_remote()
             && self.carry.is_empty()
             && self.client.at_border()
-            && self.to_client.is_empty()
         {
-            kernel.hand_over(shared, &self.client.parameters, &self.stream);
+            kernel.hand_over(shared, &self.client.parameters, &self.stream, self.to_client.as_slice().len());
         }
+    }
+
+    /// Sends what is pending for an idle client, in the kernel path's way if it can go it.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(kernel) = &mut self.kernel
+            && !self.to_client.is_empty()
+        {
+            let n = kernel.push_pending(&mut self.stream, self.to_client.as_slice())?;
+            self.to_client.advance(n);
+        }
+        self.to_client.poll_flush(&mut self.stream, cx)
     }
 
     /// Sends the requests in `carry` over the link and leaves the pair to the kernel path, if it can have it: it left the
@@ -39,7 +47,7 @@ impl ClientConn {
         let gate = self.pool.run(|core| {
             // Under the pool's lock: nobody looks for the server in between.
             let ServerConn { kernel, server, .. } = &mut *link.server;
-            let gate = kernel.as_mut().map(|kernel| kernel.push(client, &requests, server));
+            let gate = kernel.as_mut().map(|kernel| kernel.push(client, &requests, server, link.xact_start));
             core.hand_over(Instant::now(), id, link.server);
             gate
         });
@@ -52,14 +60,23 @@ impl ClientConn {
             return Ok(None);
         }
         // The socket took only a part, or is broken: the user path sends the rest, or learns why it cannot.
-        let server = self.take_back().ok_or(Farewell::Told(Error::ServerCrashed))?;
-        Ok(Some(Link::resumed(server, self.pool.link_rules(), Instant::now()).sending(rest)))
+        let link = self.take_back().ok_or(Farewell::Told(Error::ServerCrashed))?;
+        Ok(Some(link.sending(rest)))
+    }
+
+    /// Sends replies, in the kernel path's way if they can go it. Keeps what the client does not take at once.
+    pub(super) fn send_replies(&mut self, cx: &mut Context<'_>, mut replies: &[u8]) -> io::Result<()> {
+        if let Some(kernel) = &self.kernel
+            && self.to_client.is_empty()
+        {
+            replies = &replies[kernel.push_replies(&mut self.stream, replies)?..];
+        }
+        self.to_client.send(&mut self.stream, cx, replies)
     }
 
     /// What is in `carry`, if it may be pushed over this link.
     fn pushable(&self, link: &Link) -> Option<WholeRequests> {
-        let client = self.kernel.as_ref()?;
-        let server = &link.server;
+        let (client, server) = (self.kernel.as_ref()?, &link.server);
         let may_push = match link.rules.mode {
             PoolMode::Transaction => client.may_push(&self.stream),
             // What is captured is handed over as a pair.
@@ -67,7 +84,7 @@ impl ClientConn {
             PoolMode::Statement => false,
         };
         let may_push = may_push
-            && server.kernel.is_some()
+            && server.kernel.as_ref().is_some_and(|kernel| !kernel.is_remote())
             && server.server.is_between_requests()
             && self.to_client.is_empty()
             && self.client.at_border()
@@ -79,29 +96,25 @@ impl ClientConn {
     }
 
     /// The kernel path left bytes to the user path: gets the client back, and its server if it is linked.
-    pub(super) async fn reclaim(&mut self) -> Result<Option<Box<ServerConn>>, Farewell> {
+    pub(super) async fn reclaim(&mut self) -> Result<Option<Link>, Farewell> {
         let Some(kernel) = &mut self.kernel else { return Ok(None) };
         if kernel.is_remote() {
             // Whether its last reply has landed matters only if the next one is the user path's.
-            return Ok(if kernel.is_linked() { self.take_back() } else { None });
+            return Ok(if kernel.linked().is_some() { self.take_back() } else { None });
         }
         if kernel.reclaim() == Reclaimed::Kept {
             return Ok(None);
         }
         let unfit = kernel.is_unfit();
-        let server = self.take_back();
-        if server.is_none() {
+        let link = self.take_back();
+        if link.is_none() {
             // In this order: a server that was released before it could be taken back is known as the last one by then.
             self.landed().await?;
         }
         if unfit {
-            // What is linked now is the user path's already.
             self.kernel = None;
-            self.kernel = kernel_client(&self.pool, &self.guard.info, |path, _, id| {
-                KernelClient::enter_remote(path, &self.stream, id)
-            });
         }
-        Ok(server)
+        Ok(link)
     }
 
     /// What another server says must not overtake the end of the last reply.
@@ -114,15 +127,37 @@ impl ClientConn {
     }
 
     /// Takes the pair back that the kernel path has linked, if it has.
-    pub(super) fn take_back(&mut self) -> Option<Box<ServerConn>> {
+    pub(super) fn take_back(&mut self) -> Option<Link> {
         let kernel = self.kernel.as_mut()?;
-        let (id, mut server) = self.pool.run(|core| core.take_back(self.guard.info.id))?;
+        let hint = kernel.linked();
+        let (id, mut server) = self.pool.run(|core| core.take_back(self.guard.info.id, hint))?;
         kernel.reclaim();
         debug_assert_eq!(id, server.id);
-        let request_rest = server.resume();
-        self.client.resume(request_rest);
+        let resumed = server.resume();
+        self.client.resume(resumed.request_rest);
         self.guard.info.set_server(server.info.serial);
-        Some(server)
+        Some(Link::resumed(server, self.pool.link_rules(), resumed))
+    }
+
+    /// Where one of both was captured, the kernel path can bring it what the other says: it is told of the other.
+    pub(super) fn introduce(&mut self, server: &mut ServerConn) {
+        let Some(shared) = self.pool.shared() else { return };
+        let (path, info) = (self.pool.kernel_path(), &self.guard.info);
+        match (&self.kernel, &server.kernel) {
+            (None, Some(captured)) if !captured.is_remote() && info.remote.socket_addr().is_some() => {
+                self.kernel = KernelClient::enter_remote(path, &self.stream, info.id.0).map(Box::new);
+                if let Some(kernel) = &self.kernel {
+                    info.set_kernel(kernel.watch());
+                }
+            }
+            (Some(captured), None) if !captured.is_remote() && server.info.remote.socket_addr().is_some() => {
+                server.kernel = KernelServer::enter_remote(path, shared, server.id.slot, &server.stream);
+                if let Some(kernel) = &server.kernel {
+                    server.info.set_kernel(kernel.watch());
+                }
+            }
+            _ => {}
+        }
     }
 
     /// The client leaves, or must: what the kernel path has linked to it is let go first. An error must not be sent
@@ -132,26 +167,25 @@ impl ClientConn {
         if kernel.reclaim() == Reclaimed::Kept {
             return farewell;
         }
-        let Some(server) = self.take_back() else {
+        let Some(link) = self.take_back() else {
             return if self.landed().await.is_ok() { farewell } else { farewell.without_words() };
         };
-        let has_landed = match &server.kernel {
+        let has_landed = match &link.server.kernel {
             Some(kernel) => kernel.landed().await.is_ok(),
             None => true,
         };
         if !has_landed {
-            self.pool.close(server, &Error::ServerCrashed);
+            self.pool.close(link.server, &Error::ServerCrashed);
             return farewell.without_words();
         }
-        let is_amid = !server.at_border();
-        let link = Link::resumed(server, self.pool.link_rules(), Instant::now());
+        let is_amid = !link.server.at_border();
         // The farewell is known already, and the server goes where it belongs.
         drop(self.unlink(link, LinkEnd::ClientLeft(Error::ClientUnexpectedEof)));
         if is_amid { farewell.without_words() } else { farewell }
     }
 
     /// Leaves the client and its server, between two requests, to the kernel path.
-    pub(super) fn hand_over_pair(&mut self, mut server: Box<ServerConn>) {
+    pub(super) fn hand_over_pair(&mut self, mut server: Box<ServerConn>, xact_start: Instant) {
         let (Some(kernel), Some(shared)) = (&mut self.kernel, self.pool.shared()) else {
             unreachable!("only pairs of far ends are handed over")
         };
@@ -160,26 +194,12 @@ impl ClientConn {
             // Under the pool's lock: nobody looks for the server in between.
             let ServerConn { kernel: other, server: state, .. } = &mut *server;
             if let Some(other) = other {
-                other.hand_over(kernel, state);
+                other.hand_over(kernel, state, xact_start);
             }
             core.hand_over(Instant::now(), id, server);
         });
-        kernel.hand_over(shared, &self.client.parameters, &self.stream);
+        kernel.hand_over(shared, &self.client.parameters, &self.stream, self.to_client.as_slice().len());
     }
-}
-
-/// What the kernel path needs of a client, if it may serve it and `enter` finds a way.
-pub(super) fn kernel_client(
-    pool: &Pool,
-    info: &ClientInfo,
-    enter: impl FnOnce(&Arc<KernelPath>, Ends, u64) -> Option<KernelClient>,
-) -> Option<Box<KernelClient>> {
-    pool.shared()?;
-    // None over a Unix socket.
-    let ends = Ends { far: info.remote.socket_addr()?, near: info.local.socket_addr()? };
-    let kernel = enter(pool.kernel_path(), ends, info.id.0)?;
-    info.set_kernel(kernel.watch());
-    Some(Box::new(kernel))
 }
 
 /// Longest requests that are sent with one call while the pool has the server: the socket's buffer is empty, and takes

@@ -14,7 +14,7 @@ use tigger_proto::wire::frontend::TERMINATE;
 use super::client::ClientConn;
 use super::scratch::{Pending, Scratch};
 use crate::pooler::pool::LinkRules;
-use crate::pooler::server_conn::ServerConn;
+use crate::pooler::server_conn::{Resumed, ServerConn};
 use crate::pooler::stats::Tally;
 
 /// Why a link ends.
@@ -39,7 +39,7 @@ pub(super) struct Link {
     pub(super) rules: LinkRules,
     /// The client's carry holds messages that were not walked yet, not only an unfinished header.
     unwalked: bool,
-    xact_start: Instant,
+    pub(super) xact_start: Instant,
     query_start: Instant,
     /// When the last ReadyForQuery came.
     pub(super) last_ready: Instant,
@@ -62,9 +62,14 @@ impl Link {
     }
 
     /// Goes on with a pair that was taken back from the kernel path, and with what the client has sent since.
-    pub(super) fn resumed(server: Box<ServerConn>, rules: LinkRules, now: Instant) -> Self {
-        let link = Self::new(server, rules, now);
-        Self { tally: Tally::default(), ..link }
+    pub(super) fn resumed(server: Box<ServerConn>, rules: LinkRules, resumed: Resumed) -> Self {
+        let link = Self::new(server, rules, Instant::now());
+        Self {
+            tally: Tally::default(),
+            query_start: resumed.query_start.unwrap_or(link.query_start),
+            xact_start: resumed.xact_start.unwrap_or(link.xact_start),
+            ..link
+        }
     }
 
     /// The same with bytes that the server must get first.
@@ -94,16 +99,20 @@ impl Link {
         self.server.server.is_idle() && self.may_part(client)
     }
 
-    /// In session mode the pair stays together: between two requests the kernel path may have both.
+    /// Where the pair stays together, the kernel path may have both between two requests: in session mode; and in a
+    /// transaction whose replies can only come this way.
     fn may_hand_over(&self, client: &ClientConn) -> bool {
-        self.rules.mode == PoolMode::Session
-            && client.kernel.is_some()
-            && self.server.kernel.is_some()
+        let (Some(far), Some(server)) = (&client.kernel, &self.server.kernel) else { return false };
+        let is_carried = match self.rules.mode {
+            PoolMode::Session => !far.is_remote() || !server.is_remote(),
+            PoolMode::Transaction => !far.is_remote() && server.is_remote(),
+            PoolMode::Statement => false,
+        };
+        is_carried
             && self.tally.query_count > 0
             && self.server.server.is_between_requests()
             && self.is_whole(client)
             && client.carry.is_empty()
-            && client.to_client.is_empty()
             && self.server.watch_linked()
     }
 
@@ -209,12 +218,19 @@ impl Link {
         self.tally.bytes_sent += used as u64;
         let known = used.min(self.server.delivered);
         self.server.delivered -= known;
-        let sent = client.to_client.send(&mut client.stream, cx, &scratch[known..used]);
+        let bytes = &scratch[known..used];
+        if result.is_ok() && readies > 0 {
+            self.handle_ready(readies, transactions);
+            // Before the client can have an answer to it: the server goes to the next, and the client to where its next
+            // request is looked for.
+            if client.carry.is_empty() && (self.is_over(client) || self.may_hand_over(client)) {
+                client.to_client.keep(bytes);
+                return Ok(true);
+            }
+        }
+        let sent = client.send_replies(cx, bytes);
         result?;
         sent.map_err(|_| LinkEnd::ClientLeft(Error::ClientUnexpectedEof))?;
-        if readies > 0 {
-            self.handle_ready(readies, transactions);
-        }
         Ok(true)
     }
 

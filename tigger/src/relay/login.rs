@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use tigger_bypass::Ends;
 use tigger_proto::client::Client;
 use tigger_proto::client::login::{Login, Step};
 use tigger_proto::client::startup::{self, Startup};
@@ -15,13 +16,12 @@ use tigger_proto::wire::backend::{self, Authentication};
 use tokio::sync::oneshot;
 
 use super::client::{ClientConn, say_goodbye};
-use super::handover::kernel_client;
 use super::scratch::Pending;
 use crate::admin;
 use crate::config::ADMIN_DATABASE;
 use crate::kernel_path::KernelClient;
 use crate::net::stream::Stream;
-use crate::pooler::clients::{Guard, LoggedIn};
+use crate::pooler::clients::{ClientInfo, Guard, LoggedIn};
 use crate::pooler::pool::Pool;
 use crate::pooler::stats::Tally;
 use crate::pooler::{Phase, Pooler, cancel};
@@ -279,9 +279,7 @@ impl Attempt<'_> {
         let pooler = Arc::clone(pooler);
         match target {
             Target::Pool(pool, startup) => Outcome::Client(ClientConn {
-                kernel: kernel_client(&pool, &guard.info, |path, ends, id| {
-                    KernelClient::enter(path, ends, &stream, id)
-                }),
+                kernel: kernel_client(&pool, &guard.info, &stream),
                 stream,
                 client: Client::new(startup.parameters),
                 guard,
@@ -295,6 +293,15 @@ impl Attempt<'_> {
             }
         }
     }
+}
+
+/// The client's place on the kernel path, if its own end was captured.
+fn kernel_client(pool: &Pool, info: &ClientInfo, stream: &Stream) -> Option<Box<KernelClient>> {
+    pool.shared()?;
+    let ends = Ends { far: info.remote.socket_addr()?, near: info.local.socket_addr()? };
+    let kernel = KernelClient::enter(pool.kernel_path(), ends, stream, info.id.0)?;
+    info.set_kernel(kernel.watch());
+    Some(Box::new(kernel))
 }
 
 /// A place in the queue of a pool; it is left when dropped (the login timed out, the client hung up).

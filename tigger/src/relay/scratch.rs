@@ -83,6 +83,24 @@ impl Pending {
         self.bytes.is_empty()
     }
 
+    /// Bytes that are pending.
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.bytes[self.at..]
+    }
+
+    /// The first `n` of them were sent by other means.
+    pub(crate) fn advance(&mut self, n: usize) {
+        self.at += n;
+        if self.at == self.bytes.len() {
+            *self = Self::default();
+        }
+    }
+
+    /// Keeps bytes after those pending.
+    pub(crate) fn keep(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
     /// Sends bytes after those pending; keeps what is not taken at once.
     ///
     /// # Errors
@@ -94,7 +112,7 @@ impl Pending {
                 Poll::Pending => break,
             }
         }
-        self.bytes.extend_from_slice(bytes);
+        self.keep(bytes);
         Ok(())
     }
 

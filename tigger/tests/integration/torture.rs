@@ -62,21 +62,32 @@ fn torture_without_waiting() {
     variant("transaction", None, Crowd::Small);
 }
 
-/// Requests through user space, replies through the kernel path, which is that of our socket here.
+/// Requests through user space, replies through the kernel path.
 #[test]
 fn torture_beside_postgres() {
+    on_hosts("torture_beside_postgres", |_, server| server);
+}
+
+/// Requests through the kernel path, replies through user space.
+#[test]
+fn torture_beside_the_application() {
+    on_hosts("torture_beside_the_application", |application, _| application);
+}
+
+/// The application on one host, PostgreSQL on another, the proxy on that which `choose` says.
+fn on_hosts(test: &str, choose: for<'a> fn(&'a Host, &'a Host) -> &'a Host) {
     let _one = one_at_a_time();
+    if !have_postgres() {
+        return skipped(test, "PostgreSQL is not installed");
+    }
     let [application, server] = match Host::simulate(["application", "server"]) {
         Ok(hosts) => hosts,
-        Err(reason) => return skipped("torture_beside_postgres", &format!("{reason:#}")),
+        Err(reason) => return skipped(test, &format!("{reason:#}")),
     };
-    if !have_postgres() {
-        return skipped("torture_beside_postgres", "PostgreSQL is not installed");
-    }
     let postgres = Postgres::start(&PostgresOptions::default().on(&server)).unwrap();
-    let options = ProxyOptions::new().on(&server).server("*", &postgres).pool_mode("transaction");
+    let options = ProxyOptions::new().on(choose(&application, &server)).server("*", &postgres);
     let plan = Plan { clients: 50, servers: 20, ..Plan::of_environment() };
-    torture(&postgres, options, plan, &application);
+    torture(&postgres, options.pool_mode("transaction"), plan, &application);
 }
 
 /// Each takes all the processors there are.

@@ -239,7 +239,7 @@ impl Model {
             }
             Operation::TakeBack(n) => {
                 if let Some((_, client)) = Self::pick(&self.kernel.linked(|_| true), n) {
-                    let (id, server) = self.pool.take_back(client).expect("it is linked");
+                    let (id, server) = self.pool.take_back(client, None).expect("it is linked");
                     self.out.push((id, server, client));
                 }
             }

@@ -11,6 +11,7 @@ use crate::wire::Wire;
 #[derive(Clone, Copy, Debug)]
 enum Placement {
     BesidePostgres,
+    BesideApplication,
     StandAlone,
 }
 
@@ -39,6 +40,7 @@ impl Scene {
         let postgres = Postgres::start(&PostgresOptions::default().on(&server)).unwrap();
         let pooler = match placement {
             Placement::BesidePostgres => server,
+            Placement::BesideApplication => application.clone(),
             Placement::StandAlone => pooler,
         };
         let options = ProxyOptions::new().on(&pooler).server("*", &postgres).default_setting("kernel_path", "auto");
@@ -86,6 +88,66 @@ fn beside_postgres_the_replies_are_carried() {
 }
 
 #[test]
+fn beside_the_application_the_requests_are_carried() {
+    let test = "beside_the_application_the_requests_are_carried";
+    let Some(scene) = Scene::start(test, Placement::BesideApplication, |options| options) else { return };
+    let (mut console, mut client) = (Console::new(&scene.proxy), scene.client());
+    // The first makes the server known to the kernel path.
+    assert_eq!(client.value("select 'first'"), "first");
+    let before = Counters::read(&mut console);
+    for number in 0..200 {
+        assert_eq!(client.value(&format!("select {number}")), number.to_string());
+    }
+    let counters = Counters::read(&mut console).since(&before);
+    assert_requests_carried(&counters, 200);
+    assert_eq!(path_of(&mut console, "postgres"), "kernel (requests)");
+    // A transaction, an error in it, COPY in both directions, and what follows.
+    for (sql, last) in [("begin", "BEGIN"), ("select 1", "SELECT 1"), ("commit", "COMMIT")] {
+        assert_eq!(client.query(sql).tags, [last]);
+    }
+    for sql in ["begin", "select 1/0", "rollback"] {
+        client.query(sql);
+    }
+    assert_eq!(client.query("copy (select generate_series(1, 3)) to stdout").tags, ["COPY 3"]);
+    assert_eq!(client.value("select 'last'"), "last");
+    // Each of a transaction, too, and what asked for the COPY.
+    assert_requests_carried(&Counters::read(&mut console).since(&before), 200 + 8);
+    console.until_quiet("postgres");
+}
+
+/// As `assert_carried`, for requests to servers on other hosts.
+#[track_caller]
+fn assert_requests_carried(counters: &Counters, all: u64) {
+    let (kernel, user) = (counters.get("requests_kernel"), counters.get("requests_user"));
+    assert_eq!(kernel + user, all, "{counters:?}");
+    assert!(user * 20 <= all, "{user} of {all} requests were left to the user path: {counters:?}");
+    assert_eq!(counters.get("replies_kernel"), 0, "{counters:?}");
+}
+
+/// The time of a query and of a transaction begins when the kernel path sends the request, not when the reply comes.
+#[test]
+fn times_of_carried_requests() {
+    let test = "times_of_carried_requests";
+    let Some(scene) = Scene::start(test, Placement::BesideApplication, |options| options) else { return };
+    let (mut console, mut client) = (Console::new(&scene.proxy), scene.client());
+    client.value("select 'first'");
+    let before = Counters::read(&mut console);
+    let totals = |console: &mut Console| {
+        let row = console.table("SHOW STATS");
+        let row = row.find("database", "postgres").unwrap();
+        ["total_query_time", "total_xact_time"].map(|name| row[name].parse::<u64>().unwrap())
+    };
+    let start = totals(&mut console);
+    client.query("begin");
+    client.query("select pg_sleep(0.05)");
+    client.query("select pg_sleep(0.05)");
+    client.query("commit");
+    assert_requests_carried(&Counters::read(&mut console).since(&before), 4);
+    let end = totals(&mut console);
+    assert!(end[0] - start[0] >= 100_000 && end[1] - start[1] >= 100_000, "{start:?} {end:?}");
+}
+
+#[test]
 fn stand_alone_nothing_is_carried() {
     let test = "stand_alone_nothing_is_carried";
     let Some(scene) = Scene::start(test, Placement::StandAlone, |options| options) else { return };
@@ -101,8 +163,17 @@ fn stand_alone_nothing_is_carried() {
 /// In session pooling a server stays, and so does the way of its replies.
 #[test]
 fn a_session_beside_postgres() {
+    a_session("a_session_beside_postgres", Placement::BesidePostgres, assert_carried);
+}
+
+#[test]
+fn a_session_beside_the_application() {
+    a_session("a_session_beside_the_application", Placement::BesideApplication, assert_requests_carried);
+}
+
+fn a_session(test: &str, placement: Placement, assert_carried: fn(&Counters, u64)) {
     let mode = |options: ProxyOptions| options.pool_mode("session");
-    let Some(scene) = Scene::start("a_session_beside_postgres", Placement::BesidePostgres, mode) else { return };
+    let Some(scene) = Scene::start(test, placement, mode) else { return };
     let (mut console, mut client) = (Console::new(&scene.proxy), scene.client());
     let pid = client.value("select pg_backend_pid()");
     let before = Counters::read(&mut console);
@@ -114,6 +185,27 @@ fn a_session_beside_postgres() {
     drop(client);
     console.until_quiet("postgres");
     assert_eq!(scene.client().value("select pg_backend_pid()"), pid);
+}
+
+/// The server's end of the connection is gone: the client is told, and the next one gets another.
+#[test]
+fn a_server_on_another_host_that_dies() {
+    let test = "a_server_on_another_host_that_dies";
+    let Some(scene) = Scene::start(test, Placement::BesideApplication, |options| options) else { return };
+    let (mut console, mut client) = (Console::new(&scene.proxy), scene.client());
+    client.value("select 'first'");
+    for _ in 0..5 {
+        let pid = client.value("select pg_backend_pid()");
+        client.start("select pg_sleep(1234)");
+        let ours = format!("from pg_stat_activity where pid = {pid} and query like '%1234%'");
+        until("the query runs", || scene.postgres.psql(&format!("select count(*) {ours}")).unwrap() == "1");
+        scene.postgres.psql(&format!("select pg_terminate_backend(pid) {ours}")).unwrap();
+        let refusal = client.last_words();
+        assert!(refusal.sqlstate == "57P01" || refusal.text == "server conn crashed?", "{refusal:?}");
+        client = scene.client();
+        assert_eq!(client.value("select 'next'"), "next");
+    }
+    console.until_quiet("postgres");
 }
 
 /// A client that does not read gets no more from the kernel path than the limit, and all of it in the end.
@@ -138,12 +230,20 @@ fn a_large_result_to_another_host() {
     console.until_quiet("postgres");
 }
 
-/// Its server is not left behind, and nobody gets what was for it.
 #[test]
 fn a_client_on_another_host_that_goes_amid_its_reply() {
-    let test = "a_client_on_another_host_that_goes_amid_its_reply";
+    clients_that_go("a_client_on_another_host_that_goes_amid_its_reply", Placement::BesidePostgres);
+}
+
+#[test]
+fn a_client_that_goes_amid_its_reply_from_another_host() {
+    clients_that_go("a_client_that_goes_amid_its_reply_from_another_host", Placement::BesideApplication);
+}
+
+/// Their servers are not left behind, and nobody gets what was for them.
+fn clients_that_go(test: &str, placement: Placement) {
     let few = |options: ProxyOptions| options.pool_size(2);
-    let Some(scene) = Scene::start(test, Placement::BesidePostgres, few) else { return };
+    let Some(scene) = Scene::start(test, placement, few) else { return };
     let mut console = Console::new(&scene.proxy);
     let mut other = scene.client();
     for turn in 0..30 {
