@@ -50,6 +50,10 @@ need_ip() {
   command -v nsenter >/dev/null || install_package util-linux "programs are started in network namespaces"
 }
 
+need_nft() {
+  command -v nft >/dev/null || install_package nftables "it loses packets between simulated hosts"
+}
+
 need_bpftool() {
   command -v bpftool >/dev/null || install_package bpftool "it shows what a killed process leaves in the kernel"
 }

@@ -13,6 +13,10 @@ need_cargo
 need_compiler
 need_bpf_toolchain
 need_postgres
+if [ "$(id -u)" -eq 0 ]; then
+  need_ip
+  need_nft
+fi
 raise_fd_limit
 export TORTURE=soak TORTURE_SECONDS="${TORTURE_SECONDS:-60}" SEED="${SEED:-$(date +%s)}"
 say "Building ..."

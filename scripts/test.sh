@@ -13,6 +13,7 @@ need_postgres
 # Only root has a kernel path and can make other hosts.
 if [ "$(id -u)" -eq 0 ]; then
   need_ip
+  need_nft
   need_bpftool
 fi
 raise_fd_limit

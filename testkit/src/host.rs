@@ -81,6 +81,34 @@ impl Host {
         })
     }
 
+    /// Loses one packet in a hundred that this host sends over TCP, and delays three, so that later ones overtake them.
+    /// An error also means that it cannot be done here.
+    pub fn disturb(&self) -> Result<()> {
+        let namespace = self.namespace.as_ref().context("only a simulated host may be disturbed")?;
+        for program in ["nft", "tc"] {
+            ensure!(on_path(program).is_some(), "losing packets needs {program}: apt-get install nftables iproute2");
+        }
+        let run_inside = |program: &str, args: &[&str]| {
+            let mut command = self.command(Path::new(program), Account::Ours);
+            run(command.args(args), LIMIT)?.checked().with_context(|| format!("{program} {}", args.join(" ")))
+        };
+        for device in &namespace.devices()? {
+            run_inside("tc", &["qdisc", "add", "dev", device, "root", "handle", "1:", "htb", "default", "10"])?;
+            for (class, rate) in [("1:10", &["rate", "10gbit"][..]), ("1:20", &["rate", "20mbit", "burst", "2k"][..])] {
+                let add = ["class", "add", "dev", device, "parent", "1:", "classid", class, "htb"];
+                run_inside("tc", &[&add[..], rate].concat())?;
+            }
+        }
+        run_inside(
+            "nft",
+            &["add table inet disturb; add chain inet disturb out { type filter hook output priority 0; }"],
+        )?;
+        let random = "add rule inet disturb out meta l4proto tcp numgen random mod 100";
+        run_inside("nft", &[&format!("{random} < 1 drop")])?;
+        run_inside("nft", &[&format!("{random} < 3 meta priority set 1:20")])?;
+        Ok(())
+    }
+
     /// Whether it is another host than ours.
     pub(crate) fn is_simulated(&self) -> bool {
         self.namespace.is_some()
@@ -151,6 +179,16 @@ impl Namespace {
             ip(&[&in_namespace[..], &["link", "set", device, "up"]].concat())?;
         }
         Ok(())
+    }
+
+    /// Its ends of veth pairs.
+    fn devices(&self) -> Result<Vec<String>> {
+        let shown = run(
+            command(Path::new("ip")).args(["-netns", &self.name, "-brief", "link", "show", "type", "veth"]),
+            LIMIT,
+        )?;
+        // Each line begins with the device, `@` and its peer.
+        Ok(shown.checked()?.stdout.lines().filter_map(|line| Some(line.split_once('@')?.0.to_owned())).collect())
     }
 
     /// Where `ip netns` keeps it (ip-netns(8)).

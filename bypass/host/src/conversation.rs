@@ -64,6 +64,9 @@ impl Conversation<'_> {
             if piece.all_read {
                 taps.client_reads();
                 user.all_read = true;
+                if self.rules.remote == Some(Side::Client) {
+                    user.unread = 0;
+                }
             }
             let stream = if piece.side == Side::Client { &mut requests } else { &mut replies };
             let mut elements = vec![take(stream, piece.len)];

@@ -41,9 +41,8 @@ static long bpf_loop(__u32 times, long (*step)(__u32, void *), void *context, __
 
 enum { CLIENT, SERVER, ROLES };
 
+/* Of a remote one: of our socket to it. */
 static const __u64 COOKIES[ROLES] = { 11, 22 };
-/* Our socket to the client, where that is a remote one. */
-static const __u64 SINK_COOKIE = 33;
 
 /* One captured far end. */
 struct far_end {
@@ -62,7 +61,8 @@ struct host {
 	struct pool pool;
 	struct totals totals;
 	struct far_end ends[ROLES];
-	struct tcp_sock sink;
+	/* Our sockets to remote ones. */
+	struct tcp_sock sinks[ROLES];
 	struct proto proto;
 	unsigned long memory_pressure;
 	struct sk_msg kernel_msg;
@@ -123,6 +123,11 @@ static long bpf_msg_apply_bytes(struct sk_msg_md *msg, __u32 bytes)
 	return 0;
 }
 
+static int is_remote(const struct host *h, __u32 role)
+{
+	return role == CLIENT ? h->client.remote : h->server.remote;
+}
+
 void *bpf_cast_to_kern_ctx(void *context)
 {
 	return &host->kernel_msg;
@@ -132,9 +137,11 @@ static long bpf_msg_redirect_hash(struct sk_msg_md *msg, void *map, void *key, _
 {
 	__u64 cookie = *(__u64 *)key;
 
-	if (map == (void *)&sinks ? cookie != SINK_COOKIE : cookie != COOKIES[CLIENT] && cookie != COOKIES[SERVER])
+	__u32 role = cookie == COOKIES[SERVER] ? SERVER : CLIENT;
+
+	if (cookie != COOKIES[role] || (map == (void *)&sinks && !is_remote(host, role)))
 		return SK_DROP;
-	host->kernel_msg.sk_redir = map == (void *)&sinks ? (struct sock *)&host->sink : NULL;
+	host->kernel_msg.sk_redir = map == (void *)&sinks ? (struct sock *)&host->sinks[role] : NULL;
 	host->target = cookie;
 	host->target_flags = flags;
 	return SK_PASS;
@@ -183,8 +190,8 @@ struct host_state {
 	__u8 log[LOG_LEN];
 };
 
-/* A client that is left to the kernel path, and an idle server that may be claimed. */
-struct host *host_new(__u32 flags, __u32 reply_limit, __u32 packet_len_max)
+/* A client that is left to the kernel path, and an idle server that may be claimed; either may be remote. */
+struct host *host_new(__u32 flags, __u32 reply_limit, __u32 packet_len_max, __u32 remote_client, __u32 remote_server)
 {
 	struct host *h = aligned_alloc(64, (sizeof(*h) + 63) / 64 * 64);
 	__u32 i;
@@ -206,6 +213,18 @@ struct host *host_new(__u32 flags, __u32 reply_limit, __u32 packet_len_max)
 		end->psock.sk = &end->tcp.inet_conn.icsk_inet.sk;
 		end->psock.sk->__sk_common.skc_cookie.counter = COOKIES[i];
 	}
+	h->proto.memory_pressure = &h->memory_pressure;
+	for (i = 0; i < ROLES; i++) {
+		struct sock *sk = (struct sock *)&h->sinks[i];
+
+		sk->__sk_common.skc_state = TCP_ESTABLISHED;
+		sk->__sk_common.skc_prot = &h->proto;
+		sk->__sk_common.skc_cookie.counter = COOKIES[i];
+		sk->sk_sndbuf = 1 << 30;
+	}
+	h->client.remote = remote_client;
+	h->server.remote = remote_server;
+	h->server.gate = COOKIES[SERVER];
 	h->client.cookie = COOKIES[CLIENT];
 	h->client.owner = OWNER_KERNEL;
 	h->client.params = 1;
@@ -235,7 +254,7 @@ struct host_verdict host_run(struct host *h, __u32 role, __u8 *bytes, __u32 len,
 {
 	struct sk_msg_md msg = { .data = bytes, .data_end = bytes + len, .size = size, .sk = &h->ends[role].sk };
 	struct host_verdict verdict = { .len = size, .place = TO_USER };
-	__u64 peer = COOKIES[role == CLIENT ? SERVER : CLIENT];
+	__u32 to = role == CLIENT ? SERVER : CLIENT;
 	int result;
 
 	host = h;
@@ -249,12 +268,16 @@ struct host_verdict host_run(struct host *h, __u32 role, __u8 *bytes, __u32 len,
 		verdict.len = h->apply;
 	if (result != SK_PASS)
 		verdict.place = DROPPED;
-	else if (h->target == peer && h->target_flags == BPF_F_INGRESS)
+	else if (h->target == COOKIES[to] && h->target_flags == (is_remote(h, to) ? 0 : BPF_F_INGRESS))
 		verdict.place = TO_PEER;
 	else if (h->target && (h->target != COOKIES[role] || h->target_flags))
 		verdict.place = ASTRAY;
-	if (verdict.place == TO_PEER && role == SERVER)
+	if (verdict.place == TO_PEER && is_remote(h, to)) {
+		h->sinks[to].write_seq += verdict.len;
+		h->sinks[to].inet_conn.icsk_inet.sk.sk_wmem_queued += verdict.len;
+	} else if (verdict.place == TO_PEER && role == SERVER) {
 		h->ends[CLIENT].psock.ingress_msg.next = NULL;
+	}
 	return verdict;
 }
 
@@ -262,6 +285,47 @@ struct host_verdict host_run(struct host *h, __u32 role, __u8 *bytes, __u32 len,
 void host_client_reads(struct host *h)
 {
 	h->ends[CLIENT].psock.ingress_msg.next = &h->ends[CLIENT].psock.ingress_msg;
+	h->sinks[CLIENT].snd_una = h->sinks[CLIENT].write_seq;
+	h->sinks[CLIENT].inet_conn.icsk_inet.sk.sk_wmem_queued = 0;
+}
+
+/* What happens to our socket to a remote one. */
+enum event {
+	TOOK_LESS,		/* it did not take the last `n` bytes that were redirected to it */
+	GOES_ON,		/* the user path sends `n` bytes */
+	IS_FULL,		/* its buffer has room for `n` bytes only */
+	HANGS_UP,		/* the connection is reset */
+	IS_REPLACED,		/* it was closed, and another socket has its memory */
+	MEMORY_SHORT,		/* of the whole system */
+};
+
+void host_sink(struct host *h, __u32 role, __u32 event, __u32 n)
+{
+	struct tcp_sock *sink = &h->sinks[role];
+	struct sock *sk = &sink->inet_conn.icsk_inet.sk;
+
+	switch ((enum event)event) {
+	case TOOK_LESS:
+		sink->write_seq -= n;
+		break;
+	case GOES_ON:
+		sink->write_seq += n;
+		sink->snd_una = sink->write_seq;
+		break;
+	case IS_FULL:
+		sk->sk_wmem_queued = sk->sk_sndbuf - SINK_SPARE - n;
+		break;
+	case HANGS_UP:
+		sk->sk_err = 104;
+		break;
+	case IS_REPLACED:
+		sk->__sk_common.skc_cookie.counter++;
+		sink->write_seq = 0;
+		break;
+	case MEMORY_SHORT:
+		h->memory_pressure = 1;
+		break;
+	}
 }
 
 /* User space takes the pair back. */

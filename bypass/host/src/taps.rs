@@ -22,6 +22,25 @@ pub struct Rules {
     pub reply_limit: u32,
     /// `max_packet_size`
     pub packet_len_max: u32,
+    /// The end of this side is not captured: what is for it goes out through our socket.
+    pub remote: Option<Side>,
+}
+
+/// What happens to our socket to a remote end: the values of `enum event` in `host.c`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SinkEvent {
+    /// It did not take the last bytes that were redirected to it.
+    TookLess,
+    /// The user path sends bytes.
+    GoesOn,
+    /// Its buffer has room for so many bytes.
+    IsFull,
+    /// The connection is reset.
+    HangsUp,
+    /// It was closed, and another socket has its memory.
+    IsReplaced,
+    /// The system has no memory left for sockets.
+    MemoryShort,
 }
 
 /// Where the first bytes of a send go.
@@ -108,7 +127,11 @@ impl Taps {
         let flags = [(rules.session, POOL_SESSION), (!rules.simple_query, POOL_NO_QUERY)];
         let flags = flags.iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag).sum();
         // SAFETY: it takes any arguments, and aborts rather than returning null.
-        Self(NonNull::new(unsafe { host_new(flags, rules.reply_limit, rules.packet_len_max) }).expect("not null"))
+        let host = unsafe {
+            let remote = |side| u32::from(rules.remote == Some(side));
+            host_new(flags, rules.reply_limit, rules.packet_len_max, remote(Side::Client), remote(Side::Server))
+        };
+        Self(NonNull::new(host).expect("not null"))
     }
 
     /// Runs the program for what is left of a send: its first element, and `more` bytes behind it. `first` when nothing
@@ -134,10 +157,21 @@ impl Taps {
         unsafe { host_client_reads(self.0.as_ptr()) }
     }
 
+    /// Something happens to our socket to the end of this side.
+    pub fn sink(&mut self, side: Side, event: SinkEvent, n: u32) {
+        // SAFETY: ours alone.
+        unsafe { host_sink(self.0.as_ptr(), side as u32, event as u32, n) }
+    }
+
     /// User space takes the pair back.
     pub fn take_back(&mut self) {
         // SAFETY: ours alone.
         unsafe { host_take_back(self.0.as_ptr()) }
+    }
+
+    /// Why the client was last left to the user path: a name of `enum reason`, in lower case.
+    pub fn reason(&self) -> String {
+        self.state().reason()
     }
 
     pub(crate) fn state(&self) -> State {
@@ -167,7 +201,9 @@ struct HostVerdict {
 
 // SAFETY: as `host.c` has them.
 unsafe extern "C" {
-    fn host_new(flags: u32, reply_limit: u32, packet_len_max: u32) -> *mut Host;
+    fn host_new(flags: u32, reply_limit: u32, packet_len_max: u32, remote_client: u32, remote_server: u32)
+    -> *mut Host;
+    fn host_sink(host: *mut Host, role: u32, event: u32, n: u32);
     fn host_free(host: *mut Host);
     fn host_run(host: *mut Host, role: u32, bytes: *mut u8, len: u32, size: u32, first: u32) -> HostVerdict;
     fn host_client_reads(host: *mut Host);

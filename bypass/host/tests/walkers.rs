@@ -2,10 +2,15 @@
 
 use proptest::prelude::*;
 use tigger_bypass_host::conversation::{Carried, Conversation, Piece};
-use tigger_bypass_host::taps::{Rules, Side};
+use tigger_bypass_host::taps::{Rules, Side, SinkEvent, Taps, Verdict};
 
-const RULES: Rules =
-    Rules { session: false, simple_query: true, reply_limit: 256 * 1024, packet_len_max: i32::MAX as u32 };
+const RULES: Rules = Rules {
+    session: false,
+    simple_query: true,
+    reply_limit: 256 * 1024,
+    packet_len_max: i32::MAX as u32,
+    remote: None,
+};
 
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let len = u32::try_from(body.len() + 4).expect("short");
@@ -82,7 +87,9 @@ fn every_split_of_the_replies() {
                 for joined in [false, true] {
                     let cut = |len| Piece { joined, ..piece(Side::Server, len) };
                     let pieces = [piece(Side::Client, requests.len()), cut(a), cut(b - a), cut(replies.len() - b)];
-                    assert_carried(&requests, &replies, &pieces);
+                    for remote in [None, Some(Side::Client)] {
+                        assert_carried(Rules { remote, ..RULES }, &requests, &replies, &pieces);
+                    }
                 }
             }
         }
@@ -96,14 +103,14 @@ fn replies_one_byte_at_a_time() {
         for joined in [false, true] {
             let byte = Piece { joined, ..piece(Side::Server, 1) };
             let pieces = [vec![piece(Side::Client, requests.len())], vec![byte; replies.len()]].concat();
-            assert_carried(&requests, &replies, &pieces);
+            assert_carried(RULES, &requests, &replies, &pieces);
         }
     }
 }
 
 #[track_caller]
-fn assert_carried(requests: &[u8], replies: &[u8], pieces: &[Piece]) {
-    let carried = Conversation { rules: RULES, requests, replies, pieces }.check();
+fn assert_carried(rules: Rules, requests: &[u8], replies: &[u8], pieces: &[Piece]) {
+    let carried = Conversation { rules, requests, replies, pieces }.check();
     assert_eq!((carried.received, carried.sent, carried.left), (requests.len(), replies.len(), false), "{pieces:?}");
 }
 
@@ -205,6 +212,76 @@ fn a_reply_beyond_the_limit() {
     assert_eq!((some.sent, some.left), (100, true));
 }
 
+/// The request of a client is with its server, one of both being remote; gives what the client sent, and the reply.
+fn asked(remote: Side, limit: u32) -> (Taps, Vec<u8>, Vec<u8>) {
+    let mut taps = Taps::new(Rules { remote: Some(remote), reply_limit: limit, ..RULES });
+    let (request, reply) = (stream(Side::Client, "Q"), stream(Side::Server, "TDDDCz"));
+    assert_eq!(taps.run(Side::Client, &request, 0, true), Verdict::Peer(request.len()));
+    (taps, request, reply)
+}
+
+/// What a sender says after a socket took only a part is the rest of it: nobody gets it, whoever is linked by then.
+#[test]
+fn the_rest_of_what_a_sink_did_not_take() {
+    for missing in [1, 7, 20] {
+        let (mut taps, request, reply) = asked(Side::Client, 1 << 18);
+        assert_eq!(taps.run(Side::Server, &reply, 0, true), Verdict::Peer(reply.len()));
+        taps.sink(Side::Client, SinkEvent::TookLess, missing);
+        // Another client is linked to the server.
+        assert_eq!(taps.run(Side::Client, &request, 0, true), Verdict::Peer(request.len()));
+        let rest = &reply[reply.len() - missing as usize..];
+        assert_eq!(taps.run(Side::Server, rest, 0, true), Verdict::Wrong);
+        assert_eq!(taps.run(Side::Server, &reply, 0, true), Verdict::Wrong, "nor what follows");
+
+        let (mut taps, request, _) = asked(Side::Server, 1 << 18);
+        taps.sink(Side::Server, SinkEvent::TookLess, missing.min(5));
+        assert_eq!(taps.run(Side::Client, &request, 0, true), Verdict::Wrong);
+        taps.take_back();
+        assert_eq!(taps.run(Side::Client, &request, 0, true), Verdict::Wrong, "nor does the user path");
+    }
+}
+
+#[test]
+fn a_sink_that_took_everything() {
+    for event in [SinkEvent::GoesOn, SinkEvent::IsReplaced] {
+        let (mut taps, request, reply) = asked(Side::Client, 1 << 18);
+        assert_eq!(taps.run(Side::Server, &reply, 0, true), Verdict::Peer(reply.len()));
+        taps.sink(Side::Client, event, 1000);
+        assert_eq!(taps.run(Side::Client, &request, 0, true), Verdict::Peer(request.len()), "{event:?}");
+        assert_eq!(taps.run(Side::Server, &reply, 0, true), Verdict::Peer(reply.len()), "{event:?}");
+    }
+}
+
+/// No more than a sink certainly takes is redirected to it.
+#[test]
+fn a_sink_without_room() {
+    let (mut taps, _, reply) = asked(Side::Client, 1 << 18);
+    taps.sink(Side::Client, SinkEvent::IsFull, 10);
+    assert_eq!(taps.run(Side::Server, &reply, 0, true), Verdict::Peer(10));
+    assert_eq!(taps.run(Side::Server, &reply[10..], 0, false), Verdict::User);
+    assert_eq!(taps.reason(), "reply_long");
+
+    let (mut taps, _, reply) = asked(Side::Client, 20);
+    assert_eq!(taps.run(Side::Server, &reply, 0, true), Verdict::Peer(20));
+    assert_eq!(taps.run(Side::Server, &reply[20..], 0, false), Verdict::User);
+
+    let new = || Taps::new(Rules { remote: Some(Side::Server), ..RULES });
+    let request = stream(Side::Client, "Q");
+    let mut taps = new();
+    taps.sink(Side::Server, SinkEvent::IsFull, request.len() as u32 - 1);
+    assert_eq!(taps.run(Side::Client, &request, 0, true), Verdict::User, "half a request is worse than none");
+    for event in [SinkEvent::HangsUp, SinkEvent::MemoryShort] {
+        let mut taps = new();
+        taps.sink(Side::Server, event, 0);
+        assert_eq!(taps.run(Side::Client, &request, 0, true), Verdict::User);
+        assert_eq!(taps.reason(), "sink", "{event:?}");
+        let (mut taps, _, reply) = asked(Side::Client, 1 << 18);
+        taps.sink(Side::Client, event, 0);
+        assert_eq!(taps.run(Side::Server, &reply, 0, true), Verdict::User);
+        assert_eq!(taps.reason(), "sink", "{event:?}");
+    }
+}
+
 /// One thing that a client asks and what a backend answers to it: scripts of [`stream`].
 fn exchange() -> impl Strategy<Value = (String, String)> {
     let rows = (0..4_usize).prop_map(|rows| "D".repeat(rows));
@@ -274,11 +351,13 @@ proptest! {
         pieces in pieces(),
         session in any::<bool>(),
         limit in prop_oneof![Just(256 * 1024), 40..400_u32],
+        remote in any::<bool>(),
     ) {
         let requests: Vec<u8> = exchanges.iter().flat_map(|(script, _)| stream(Side::Client, script)).collect();
         let replies: Vec<u8> = exchanges.iter().flat_map(|(_, script)| stream(Side::Server, script)).collect();
         let pieces = in_turn(&exchanges, &pieces);
-        let rules = Rules { session, reply_limit: limit, ..RULES };
+        let remote = remote.then_some(Side::Client);
+        let rules = Rules { session, reply_limit: limit, remote, ..RULES };
         Conversation { rules, requests: &requests, replies: &replies, pieces: &pieces }.check();
     }
 

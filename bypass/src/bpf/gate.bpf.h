@@ -27,6 +27,7 @@ static __always_inline int tap_server_gate(struct tap *tap, __u32 index)
 static __always_inline int tap_client_gate(struct tap *tap, __u32 index)
 {
 	struct client *c = client_at(index);
+	struct tcp_sock *tcp;
 	struct pool *pool;
 	__u32 push, unread;
 
@@ -37,10 +38,13 @@ static __always_inline int tap_client_gate(struct tap *tap, __u32 index)
 		return pass(tap);
 	pool = pool_at(READ_ONCE(c->pool));
 	unread = READ_ONCE(c->unread);
-	if (!pool || unread + push > READ_ONCE(pool->reply_limit) || !aim(tap, &c->cookie))
+	tcp = bpf_skc_to_tcp_sock(tap->msg->sk);
+	if (!tcp || !pool || unread + push > READ_ONCE(pool->reply_limit) || !aim(tap, &c->cookie))
 		return pass(tap);
+	WRITE_ONCE(c->gate_psock, (__u64)psock_of(tcp));
 	WRITE_ONCE(c->unread, unread + push);
-	/* Before it is delivered: the client may answer at once, and must not seem to have something unread. */
+	/* Before it is delivered: the client may answer at once, and must not seem to have something unread. That it is
+	 * delivered, unsettled() sees. */
 	WRITE_ONCE(c->written, READ_ONCE(c->written) - push);
 	WRITE_ONCE(c->push, 0);
 	return SK_PASS;

@@ -189,6 +189,7 @@ struct client {
 	__u32 remote;		/* its own end is not captured: replies go out through ours. User space. */
 	__u32 push;		/* bytes of replies that our end is about to send. User space; its tap takes it. */
 	__u64 gate;		/* cookie of our end. User space. */
+	__u64 gate_psock;	/* kernel address, once replies were pushed, for is_sending. Our end's tap. */
 	__u64 request_ns;	/* CLOCK_MONOTONIC of its last request */
 } __attribute__((aligned(64)));
 

@@ -93,23 +93,21 @@ static __always_inline void wake_user_space(void)
 }
 
 /*
- * Whether the server's end may be inside a send whose verdict is given but whose bytes are not delivered.
+ * Whether a socket may be inside a send whose verdict is given but whose bytes are not delivered. `psock` and `cookie`
+ * are its.
  *
  * tcp_bpf_sendmsg (net/ipv4/tcp_bpf.c) gives up the socket's lock between the verdict and the delivery, and the thread
  * may lose its processor there. It holds a reference on the psock all the while: with none but the first, nothing is in
  * flight. More than that may also be a receive or a redirect to this socket, which passes soon.
  */
-static __always_inline int in_flight(struct server *s)
+static __always_inline int is_sending(struct sk_psock *psock, __u64 cookie)
 {
-	struct sk_psock *psock = (struct sk_psock *)READ_ONCE(s->psock);
 	struct sock *sk;
 	int refs;
 
-	if ((__u64)psock <= PSOCK_UNFIT)
-		return 0;
-	/* Of a server that is gone, the memory may be something else's by now. */
+	/* Of one that is gone, the memory may be something else's by now. */
 	sk = BPF_CORE_READ(psock, sk);
-	if (BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) != READ_ONCE(s->psock_cookie))
+	if (BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) != cookie)
 		return 0;
 	for (int tries = 0; tries < FLIGHT_TRIES; tries++) {
 		if (bpf_probe_read_kernel(&refs, sizeof(refs), &psock->refcnt.refs.counter))
@@ -118,6 +116,14 @@ static __always_inline int in_flight(struct server *s)
 			return 0;
 	}
 	return 1;
+}
+
+/* Whether a reply of this server may be on its way. */
+static __always_inline int in_flight(struct server *s)
+{
+	__u64 psock = READ_ONCE(s->psock);
+
+	return psock > PSOCK_UNFIT && is_sending((struct sk_psock *)psock, READ_ONCE(s->psock_cookie));
 }
 
 enum give_up {

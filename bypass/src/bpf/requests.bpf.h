@@ -80,6 +80,7 @@ static __always_inline void forget_unread(struct tcp_sock *tcp, struct client *c
 static __always_inline __u32 unsettled(struct tap *tap, struct client *c)
 {
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(tap->msg->sk);
+	__u64 gate;
 
 	if (!tcp)
 		return REASON_OPAQUE;
@@ -89,6 +90,10 @@ static __always_inline __u32 unsettled(struct tap *tap, struct client *c)
 		return REASON_USER_BUSY;
 	if (tcp->bytes_received != READ_ONCE(c->written) || tcp->copied_seq != tcp->rcv_nxt)
 		return REASON_UNREAD;
+	/* In this order: `written` is corrected when the address is known. */
+	gate = READ_ONCE(c->gate_psock);
+	if (gate && is_sending((struct sk_psock *)gate, READ_ONCE(c->gate)))
+		return REASON_IN_FLIGHT;
 	forget_unread(tcp, c);
 	return REASON_NONE;
 }

@@ -56,6 +56,7 @@ impl Kernel {
         field!(slot, settled).set(0);
         field!(slot, push).set(0);
         field!(slot, gate).set(0);
+        field!(slot, gate_psock).set(0);
         field!(slot, pushed).set(0);
         field!(slot, request_ns).set(0);
         field!(slot, sequence).set(sequence);

@@ -51,6 +51,19 @@ pub trait Shared: Debug + Send + Sync {
     fn end_hold(&self, slot: usize);
 }
 
+/// Where a server is of which something was heard while it was idle.
+#[derive(Debug)]
+pub enum Look<S> {
+    /// It is idle, and out of the idle set now.
+    Idle(S),
+    /// The kernel path has linked it.
+    Linked,
+    /// The kernel path has it in hand: it is linked, or idle again, in a moment.
+    Changing,
+    /// The user path has it, or it is gone.
+    Elsewhere,
+}
+
 impl<S, W> Pool<S, W> {
     /// Takes a pair back that the kernel path has linked: the server of `client`, which is then linked on the user path.
     /// It is looked for in the slot `hint` first. `None` when the kernel path has none linked to it.
@@ -84,6 +97,30 @@ impl<S, W> Pool<S, W> {
         let slot = self.slots.get(id.slot as usize).filter(|slot| slot.generation == id.generation)?;
         idle_since(slot.entry.as_ref()?)?;
         self.shared.as_ref()?.linked(id.slot as usize)
+    }
+
+    /// The servers whose values are here: the idle ones, and those that the kernel path has.
+    pub fn at_home(&self) -> impl Iterator<Item = (ServerId, &S)> {
+        self.entries().filter_map(|(id, entry)| match &entry.state {
+            State::Idle { server, .. } => Some((id, server)),
+            _ => None,
+        })
+    }
+
+    /// Takes a server out of the idle set because bytes or a hang-up arrived on it, or tells why it is not in it. The
+    /// driver gives it back by [`Self::handle_release`] or ends it by [`Self::handle_closed`].
+    pub fn look_idle(&mut self, id: ServerId) -> Look<S> {
+        let is_idle = |pool: &mut Self| pool.entry_mut(id).is_some_and(|entry| idle_since(entry).is_some());
+        if !is_idle(self) {
+            return Look::Elsewhere;
+        }
+        if self.linked_by_kernel(id).is_some() {
+            return Look::Linked;
+        }
+        match self.take_idle(id) {
+            Some(server) => Look::Idle(server),
+            None => Look::Changing,
+        }
     }
 
     /// Lets the kernel path know whether clients wait.

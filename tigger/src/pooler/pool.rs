@@ -10,8 +10,8 @@ use tigger_proto::client::ClientLimits;
 use tigger_proto::error::{Error, Level};
 use tigger_proto::parameters::Tracked;
 use tigger_proto::pool::quota::{Quota, Scope};
-use tigger_proto::pool::shared::Shared;
-use tigger_proto::pool::{Action, Grant, Pool as Core, PoolLimits, PoolMode, ServerId, ServerState, ServerView};
+use tigger_proto::pool::shared::{Look, Shared};
+use tigger_proto::pool::{Action, Grant, Pool as Core, PoolLimits, PoolMode, ServerId};
 use tigger_proto::server::login::{ServerSecret, Welcome};
 use tokio::sync::oneshot;
 
@@ -383,23 +383,33 @@ impl Pool {
         })
     }
 
-    /// Bytes or a hang-up came from an idle server.
+    /// Bytes or a hang-up came from an idle server, and nothing watches it any more.
     pub(super) fn check_idle(self: &Arc<Self>, id: ServerId) {
-        if self.run(|core| core.linked_by_kernel(id)).is_some() {
-            self.tell_linked(id);
-        } else if let Some(mut server) = self.run(|core| core.take_idle(id)) {
-            match server.settle(&self.tracked) {
+        match self.run(|core| core.look_idle(id)) {
+            Look::Idle(mut server) => match server.settle(&self.tracked) {
                 Ok(()) => self.run(|core| core.handle_release(Instant::now(), id, server)),
                 Err(reason) => self.close(server, &reason),
+            },
+            Look::Linked if self.tell_linked(id) => {}
+            Look::Linked | Look::Changing => {
+                // The kernel path is about to link or to release it, and only needs a processor for that.
+                let pool = Arc::clone(self);
+                self.runtime.spawn(async move {
+                    tokio::time::sleep(CHANGING_POLL).await;
+                    pool.check_idle(id);
+                });
             }
+            Look::Elsewhere => {}
         }
     }
 
-    /// Looks at all idle servers.
-    pub fn check_all_idle(self: &Arc<Self>) {
-        let is_idle = |view: &ServerView| view.state == ServerState::Idle;
-        let idle: Vec<ServerId> = self.run(|core| core.servers().filter(is_idle).map(|view| view.id).collect());
-        idle.into_iter().for_each(|id| self.check_idle(id));
+    /// Looks at all servers that were heard of while the pool had them.
+    pub fn check_woken(self: &Arc<Self>) {
+        let woken: Vec<ServerId> = self.run(|core| {
+            let woken = core.at_home().filter(|(_, server)| server.watch.has_woken());
+            woken.map(|(id, _)| id).collect()
+        });
+        woken.into_iter().for_each(|id| self.check_idle(id));
     }
 
     /// The runtime on which servers are opened and watched.
@@ -426,6 +436,9 @@ impl Pool {
         }
     }
 }
+
+/// Time until a server is looked at again that the kernel path is about to link or to release.
+const CHANGING_POLL: Duration = Duration::from_millis(1);
 
 fn age(info: &ServerInfo) -> String {
     format!(" (age={}s)", crate::process::unix_micros().saturating_sub(info.connected_at) / 1_000_000)

@@ -152,7 +152,7 @@ impl ClientConn {
                     match self.take_back() {
                         Some(link) => return Poll::Ready(Ok(Some(link))),
                         // The server that asked for it was released meanwhile: it is looked at as an idle one.
-                        None => self.pool.check_all_idle(),
+                        None => self.pool.check_woken(),
                     }
                 }
                 match self.poll_flush(cx) {

@@ -36,10 +36,10 @@ fn thousands_of_idle_clients_cost_little_and_all_work() {
     console.until_pool("postgres", "cl_active", 0);
 }
 
-/// A program that starts Tigger with at most 64 open files.
+/// A program that starts Tigger with at most 72 open files.
 fn starved(postgres: &tigger_testkit::Postgres) -> Proxy {
     let script = std::env::temp_dir().join(format!("tigger-it-starved-{}", std::process::id()));
-    fs::write(&script, format!("#!/bin/sh\nulimit -n 64\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_tigger"))).unwrap();
+    fs::write(&script, format!("#!/bin/sh\nulimit -n 72\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_tigger"))).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     let options = options(postgres).pool_size(2).setting("max_client_conn", "1000");
     let proxy = proxy_by(&script, &options);

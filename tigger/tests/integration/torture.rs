@@ -65,17 +65,35 @@ fn torture_without_waiting() {
 /// Requests through user space, replies through the kernel path.
 #[test]
 fn torture_beside_postgres() {
-    on_hosts("torture_beside_postgres", |_, server| server);
+    on_hosts("torture_beside_postgres", Network::Calm, |_, server| server);
 }
 
 /// Requests through the kernel path, replies through user space.
 #[test]
 fn torture_beside_the_application() {
-    on_hosts("torture_beside_the_application", |application, _| application);
+    on_hosts("torture_beside_the_application", Network::Calm, |application, _| application);
+}
+
+#[test]
+fn torture_beside_postgres_with_losses() {
+    on_hosts("torture_beside_postgres_with_losses", Network::Lossy, |_, server| server);
+}
+
+#[test]
+fn torture_beside_the_application_with_losses() {
+    on_hosts("torture_beside_the_application_with_losses", Network::Lossy, |application, _| application);
+}
+
+/// What is between two hosts.
+#[derive(Clone, Copy)]
+enum Network {
+    Calm,
+    /// Packets are lost and overtake one another.
+    Lossy,
 }
 
 /// The application on one host, PostgreSQL on another, the proxy on that which `choose` says.
-fn on_hosts(test: &str, choose: for<'a> fn(&'a Host, &'a Host) -> &'a Host) {
+fn on_hosts(test: &str, network: Network, choose: for<'a> fn(&'a Host, &'a Host) -> &'a Host) {
     let _one = one_at_a_time();
     if !have_postgres() {
         return skipped(test, "PostgreSQL is not installed");
@@ -84,9 +102,18 @@ fn on_hosts(test: &str, choose: for<'a> fn(&'a Host, &'a Host) -> &'a Host) {
         Ok(hosts) => hosts,
         Err(reason) => return skipped(test, &format!("{reason:#}")),
     };
+    if let Network::Lossy = network
+        && let Err(reason) = application.disturb().and_then(|()| server.disturb())
+    {
+        return skipped(test, &format!("{reason:#}"));
+    }
     let postgres = Postgres::start(&PostgresOptions::default().on(&server)).unwrap();
+    // The reset of a connection is not sent again when it is lost: only a probe shows then that the other end is gone.
+    let probes = [("tcp_keepidle", "3"), ("tcp_keepintvl", "1"), ("tcp_keepcnt", "10")];
     let options = ProxyOptions::new().on(choose(&application, &server)).server("*", &postgres);
-    let plan = Plan { clients: 50, servers: 20, ..Plan::of_environment() };
+    let options = probes.iter().fold(options, |options, (name, value)| options.setting(name, value));
+    // Nobody waits: what waits is mostly the user path's.
+    let plan = Plan { clients: 30, servers: 30, ..Plan::of_environment() };
     torture(&postgres, options.pool_mode("transaction"), plan, &application);
 }
 

@@ -239,7 +239,7 @@ impl Model {
             }
             Operation::TakeBack(n) => {
                 if let Some((_, client)) = Self::pick(&self.kernel.linked(|_| true), n) {
-                    let (id, server) = self.pool.take_back(client, None).expect("it is linked");
+                    let (id, server) = self.pool.take_back(client, Some(n % 40)).expect("it is linked");
                     self.out.push((id, server, client));
                 }
             }
@@ -356,6 +356,27 @@ impl Model {
             assert_eq!(self.kernel.idle[0].load(Ordering::SeqCst) & (1 << slot), 0, "slot {slot} is linked and idle");
         }
     }
+}
+
+#[test]
+fn a_server_that_is_heard_of() {
+    let mut model = Model::new();
+    model.apply(Operation::Claim);
+    model.apply(Operation::LogIn);
+    let (id, server, _) = model.out[0];
+    assert!(matches!(model.pool.look_idle(id), Look::Elsewhere));
+    model.apply(Operation::Release(0));
+    let kernel = Arc::clone(&model.kernel);
+    // The kernel path claims it, links it, is done.
+    let bit = 1 << id.slot;
+    assert_eq!(kernel.idle[0].fetch_and(!bit, Ordering::SeqCst) & bit, bit);
+    assert!(matches!(model.pool.look_idle(id), Look::Changing));
+    assert_eq!(model.pool.at_home().map(|(id, server)| (id, *server)).collect::<Vec<_>>(), [(id, server)]);
+    kernel.slots().links[id.slot as usize] = Some(Link { client: ClientId(99), user: false });
+    assert!(matches!(model.pool.look_idle(id), Look::Linked));
+    assert!(!kernel.reply(id.slot as usize));
+    assert!(matches!(model.pool.look_idle(id), Look::Idle(found) if found == server));
+    assert!(matches!(model.pool.look_idle(id), Look::Elsewhere));
 }
 
 proptest! {

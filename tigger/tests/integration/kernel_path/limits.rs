@@ -2,9 +2,9 @@
 
 use std::{env, fs};
 
-use tigger_testkit::Proxy;
+use tigger_testkit::{Proxy, raise_fd_limit};
 
-use super::{Counters, kernel_proxy, warm_up};
+use super::{Counters, assert_carried, kernel_proxy, warm_up};
 use crate::support::{Console, options, own_postgres, postgres, until};
 use crate::wire::Wire;
 
@@ -101,6 +101,38 @@ fn a_select_that_is_not_read() {
 #[test]
 fn a_copy_that_is_not_read() {
     check_slow_reader("copy (select lpad(g::text, 1000, 'x') from generate_series(1, ROWS) g) to stdout", b'd', 0);
+}
+
+#[test]
+fn ten_thousand_clients_over_twenty_servers() {
+    let Some(postgres) = postgres() else { return };
+    // Each takes a descriptor here and one in the proxy.
+    let most = raise_fd_limit().unwrap().saturating_sub(1_000).min(10_000);
+    let options = options(postgres).pool_size(20).setting("max_client_conn", "12000");
+    let options = options.setting("log_connections", "0").setting("log_disconnections", "0");
+    let Some(proxy) = kernel_proxy(&options) else { return };
+    let mut console = Console::new(&proxy);
+    let mut clients: Vec<Wire> = (0..most).map(|_| Wire::new(&proxy)).collect();
+    assert_eq!(console.pool("postgres", "cl_active"), most);
+    let before = Counters::read(&mut console);
+    // All at once: nearly all have to wait, and each gets its own.
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.start(&format!("select 'client {number}'"));
+    }
+    for (number, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.reply().value(), format!("client {number}"));
+    }
+    let burst = Counters::read(&mut console).since(&before);
+    assert_eq!(burst.get("replies_kernel") + burst.get("replies_user"), most);
+    assert!(burst.get("replies_kernel") > 0, "{burst:?}");
+    // One after the other.
+    let before = Counters::read(&mut console);
+    for (number, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.value(&format!("select 'again {number}'")), format!("again {number}"));
+    }
+    assert_carried(&Counters::read(&mut console).since(&before), most);
+    assert!(console.table("SHOW SERVERS").rows.len() <= 20);
+    console.until_quiet("postgres");
 }
 
 #[test]

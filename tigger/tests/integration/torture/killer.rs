@@ -46,4 +46,4 @@ impl Killer {
 /// Not one that is about to log in: the proxy would take that for a server which refuses logins, and tell all that wait.
 const KILL: &str = "select count(*) filter (where pg_terminate_backend(pid)) from (select pid from pg_stat_activity \
     where backend_type = 'client backend' and backend_start < clock_timestamp() - interval '100 ms' \
-    and state is not null and pid <> pg_backend_pid() order by random() limit 1) a";
+    and state is not null and query <> '' and pid <> pg_backend_pid() order by random() limit 1) a";
