@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use crate::{Carried, Carries, Delivery, Ends, PoolRules, Sizes, TakenBack, Totals, Unavailable};
+use crate::{Carried, Carries, Delivery, Ends, LATENCY_BUCKETS, PoolRules, Sizes, TakenBack, Totals, Unavailable};
 
 /// See the crate's description.
 #[derive(Debug)]
@@ -96,6 +96,7 @@ absent! {
         grow(words: usize) -> usize;
         idle_word(index: usize) -> &AtomicU64;
         set_waiting(since: Option<Instant>);
+        latencies() -> [u64; LATENCY_BUCKETS];
         set_paused(paused: bool);
         linked(slot: usize) -> Option<u64>;
         is_orphan(slot: usize) -> bool;

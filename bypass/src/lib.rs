@@ -153,6 +153,10 @@ impl Carried {
     }
 }
 
+/// Buckets of a histogram of latencies: number n has those of 2^(n-1) up to 2^n times 1024 ns, the first those below 1024
+/// ns, the last all that do not fit the others.
+pub const LATENCY_BUCKETS: usize = 32;
+
 /// What the kernel path did as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {

@@ -3,6 +3,7 @@
 pub mod cancel;
 pub mod clients;
 mod idle_watch;
+pub mod latency;
 mod login;
 pub mod pool;
 pub mod server_conn;

@@ -16,6 +16,8 @@ enum limits {
 	POOL_CHUNKS = 8,
 	/* Requests of one link that may be unanswered, so that a take-back can tell the user path about each. */
 	LOG_LEN = 64,
+	/* Buckets of a histogram of latencies: the last has all that do not fit the others. */
+	LATENCY_BUCKETS = 32,
 	/* Requests walked in one run of the program; the rest of a send gets another run. */
 	RUN_REQUESTS = 32,
 	/* Messages walked in one run of the program; the rest of a send gets another run. */
@@ -202,7 +204,9 @@ struct pool {
 	__u32 reply_limit;		/* kernel_path_reply_limit */
 	__u32 packet_len_max;		/* max_packet_size */
 	__u32 unused;
-	__u64 unused2;
+	/* Queries by the time that the server worked on them: bucket n has those of 2^(n-1) up to 2^n times 1024 ns, the
+	 * first one those below 1024 ns. The servers' taps. */
+	__u64 latency[LATENCY_BUCKETS];
 } __attribute__((aligned(64)));
 
 struct totals {

@@ -54,14 +54,33 @@ static __always_inline int is_release(struct reply_walk *w, __u64 word, __u32 fl
 	return w->readies && !w->owed && w->state.status == 'I' && !(word & WORD_OPEN) && !(flags & POOL_SESSION);
 }
 
-static __always_inline void count_replies(struct server *s, struct reply_walk *w, __u32 sent)
+/* Position of the highest bit that is set, from 1; 0 for none. */
+static __always_inline __u32 bit_len(__u64 word)
+{
+	__u32 n = 0;
+
+	if (word >> 32) { n += 32; word >>= 32; }
+	if (word >> 16) { n += 16; word >>= 16; }
+	if (word >> 8) { n += 8; word >>= 8; }
+	if (word >> 4) { n += 4; word >>= 4; }
+	if (word >> 2) { n += 2; word >>= 2; }
+	if (word >> 1) { n += 1; word >>= 1; }
+	return n + word;
+}
+
+static __always_inline void count_replies(struct server *s, struct pool *pool, struct reply_walk *w, __u32 sent)
 {
 	__u64 now;
+	__u32 bucket;
 
 	s->sent += sent;
 	if (!w->readies)
 		return;
 	now = bpf_ktime_get_ns();
+	bucket = bit_len((now - s->request_ns) >> 10);
+	if (bucket >= LATENCY_BUCKETS)
+		bucket = LATENCY_BUCKETS - 1;
+	__sync_fetch_and_add(&pool->latency[bucket], w->readies);
 	s->queries += w->readies;
 	s->query_time_ns += now - s->request_ns;
 	s->request_ns = now;
@@ -157,7 +176,7 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 			return -1;
 		WRITE_ONCE(c->unread, unread + n);
 		note_sink(&s->sink, &sink, s->client_cookie, n);
-		count_replies(s, w, n);
+		count_replies(s, pool, w, n);
 		/* In a transaction: what user space sent has been read, so the next requests may be redirected. */
 		if (w->readies && !w->owed)
 			end_push(c);
@@ -171,7 +190,7 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 		return -1;
 	}
 	note_sink(&s->sink, &sink, s->client_cookie, n);
-	count_replies(s, w, n);
+	count_replies(s, pool, w, n);
 	end_push(c);
 	unclaim(pool, s->slot);
 	/* In this order: a client that begins to wait says so and then looks at the idle set. */

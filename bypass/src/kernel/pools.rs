@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::memory::{Shared, Slot, field};
 use super::programs::types;
 use super::{Kernel, give_back, intf, slot_id, take};
-use crate::PoolRules;
+use crate::{LATENCY_BUCKETS, PoolRules};
 
 /// The slot of a pool.
 #[derive(Debug)]
@@ -25,6 +25,9 @@ impl Kernel {
             field!(slot, chunk[chunk]).set(intf::CHUNK_NONE);
             field!(slot, idle[chunk]).set(0);
             field!(slot, lendable[chunk]).set(0);
+        }
+        for bucket in 0..LATENCY_BUCKETS {
+            field!(slot, latency[bucket]).set(0);
         }
         field!(slot, waiting_since).set(0);
         field!(slot, flags).set(0);
@@ -84,6 +87,12 @@ impl PoolSlot {
         let since = since.map_or(0, |since| self.kernel.clock.nanos_of(since).max(1));
         field!(self.slot(), waiting_since).set(since);
         fence(Ordering::SeqCst);
+    }
+
+    /// How many queries the servers worked on for how long, as far as the kernel path carried the replies.
+    pub fn latencies(&self) -> [u64; LATENCY_BUCKETS] {
+        const { assert!(LATENCY_BUCKETS == intf::LATENCY_BUCKETS as usize) };
+        std::array::from_fn(|bucket| field!(self.slot(), latency[bucket]).get())
     }
 
     /// Stops and starts linking.

@@ -46,6 +46,11 @@ pub(super) const TABLES: &[Table] = &[
         rows: databases,
     },
     Table { name: "KERNEL_PATH", columns: "name:s value:s", rows: kernel_path },
+    Table {
+        name: "LATENCIES",
+        columns: "database:s user:s queries:N p50_us:N p90_us:N p99_us:N max_us:N",
+        rows: latencies,
+    },
     Table { name: "LISTS", columns: "list:s items:i", rows: lists },
     Table {
         name: "POOLS",
@@ -427,6 +432,17 @@ fn kernel_path(pooler: &Arc<Pooler>) -> Vec<Row> {
     rows
 }
 
+/// Upper limits, at most twice the time it was.
+fn latencies(pooler: &Arc<Pooler>) -> Vec<Row> {
+    let row = |pool: &Arc<Pool>| {
+        let latencies = pool.latencies();
+        let names = [pool.database.to_string(), pool.user.to_string(), latencies.count().to_string()].map(Some);
+        let times = [50, 90, 99, 100].map(|percent| latencies.percentile(percent).map(|time| time.to_string()));
+        names.into_iter().chain(times).collect()
+    };
+    pooler.pools().iter().map(row).collect()
+}
+
 fn lists(pooler: &Arc<Pooler>) -> Vec<Row> {
     let pools = pooler.pools();
     let clients = pooler.clients.all();
@@ -523,6 +539,7 @@ mod tests {
         check("TOTALS", "sN");
         check("LISTS", "si");
         check("KERNEL_PATH", "ss");
+        check("LATENCIES", "ssNNNNN");
         check("VERSION", "s");
         assert_eq!(Tally::NAMES.len(), TOTAL_NAMES.len());
     }

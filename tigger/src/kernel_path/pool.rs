@@ -9,6 +9,8 @@ use tigger_bypass::{Ends, PoolRules, PoolSlot, ServerSlot};
 use tigger_proto::pool::ClientId;
 use tigger_proto::pool::shared::Shared;
 
+use crate::pooler::latency::Latencies;
+
 /// A pool's slot.
 #[derive(Debug)]
 pub struct SharedPool {
@@ -23,6 +25,11 @@ impl SharedPool {
     /// Puts rules in force.
     pub fn set_rules(&self, rules: PoolRules) {
         self.slot.set_rules(rules);
+    }
+
+    /// How long servers worked on queries whose replies the kernel path carried.
+    pub fn latencies(&self) -> Latencies {
+        Latencies(self.slot.latencies())
     }
 
     /// See [`PoolSlot::enter_server`].

@@ -16,6 +16,7 @@ use tigger_proto::server::login::{ServerSecret, Welcome};
 use tokio::sync::oneshot;
 
 use super::Pooler;
+use super::latency::{Histogram, Latencies};
 use super::server_conn::{ServerConn, ServerInfo};
 use super::stats::{Counters, Tally};
 use crate::config::{self, Database};
@@ -37,6 +38,8 @@ pub struct Pool {
     pub user: Arc<str>,
     /// Counters of its traffic on the user path.
     pub counters: Counters,
+    /// How long servers worked on queries of the user path.
+    pub latencies: Histogram,
     /// What the kernel path carried with servers that are closed.
     carried_before: Mutex<Carried>,
     /// Names of the tracked parameters.
@@ -120,6 +123,7 @@ impl Pool {
             database: name.database,
             user: name.user,
             counters: Counters::default(),
+            latencies: Histogram::default(),
             carried_before: Mutex::default(),
             tracked: Arc::clone(&pooler.tracked),
             core: Mutex::new(core),
@@ -216,6 +220,12 @@ impl Pool {
     /// Counters of its traffic on both paths.
     pub fn tally(&self) -> Tally {
         self.counters.read().plus(&kernel_path::tally(&self.carried()))
+    }
+
+    /// How long servers worked on queries, on both paths.
+    pub fn latencies(&self) -> Latencies {
+        let user = self.latencies.read();
+        self.shared.as_ref().map_or(user, |shared| shared.latencies().plus(&user))
     }
 
     /// What the kernel path carried of it.

@@ -1,7 +1,7 @@
 //! A linked pair: bytes move both ways until the server is released or something ends.
 
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tigger_proto::client::FromClient;
 use tigger_proto::error::Error;
@@ -220,7 +220,8 @@ impl Link {
         self.server.delivered -= known;
         let bytes = &scratch[known..used];
         if result.is_ok() && readies > 0 {
-            self.handle_ready(readies, transactions);
+            let time = self.handle_ready(readies, transactions);
+            client.pool.latencies.add(time, readies);
             // Before the client can have an answer to it: the server goes to the next, and the client to where its next
             // request is looked for.
             if client.carry.is_empty() && (self.is_over(client) || self.may_hand_over(client)) {
@@ -234,10 +235,12 @@ impl Link {
         Ok(true)
     }
 
-    fn handle_ready(&mut self, readies: u64, transactions: u64) {
+    /// Counts, and gives the time since the queries began.
+    fn handle_ready(&mut self, readies: u64, transactions: u64) -> Duration {
         let now = Instant::now();
+        let time = now.duration_since(self.query_start);
         self.tally.query_count += readies;
-        self.tally.query_time += now.duration_since(self.query_start).as_micros() as u64;
+        self.tally.query_time += time.as_micros() as u64;
         self.query_start = now;
         self.last_ready = now;
         if transactions > 0 {
@@ -245,6 +248,7 @@ impl Link {
             self.tally.xact_time += now.duration_since(self.xact_start).as_micros() as u64;
             self.xact_start = now;
         }
+        time
     }
 
     /// Client to server.

@@ -16,6 +16,7 @@ const COLUMNS: &[(&str, &str)] = &[
          close_needed ptr link remote_pid tls application_name prepared_statements id path",
     ),
     ("KERNEL_PATH", "name value"),
+    ("LATENCIES", "database user queries p50_us p90_us p99_us max_us"),
     ("SERVERS", SOCKETS),
     ("CONFIG", "key value default changeable"),
     (

@@ -37,6 +37,32 @@ fn a_client_that_asks_and_waits_is_carried() {
     console.until_quiet("postgres");
 }
 
+/// Both paths count how long servers worked.
+#[test]
+fn latencies() {
+    let Some(postgres) = postgres() else { return };
+    let Some(proxy) = kernel_proxy(&options(postgres)) else { return };
+    let (mut console, mut client) = (Console::new(&proxy), Wire::new(&proxy));
+    warm_up(&mut console, &mut client);
+    let latencies = |console: &mut Console| {
+        let table = console.table("SHOW LATENCIES");
+        let row = table.find("database", "postgres").unwrap();
+        ["queries", "p50_us", "max_us"].map(|name| row[name].parse::<u64>().unwrap())
+    };
+    let before = latencies(&mut console)[0];
+    let carried = Counters::read(&mut console);
+    client.query("select pg_sleep(0.05)");
+    for _ in 0..50 {
+        client.query("select 1");
+    }
+    assert_carried(&Counters::read(&mut console).since(&carried), 51);
+    // On the user path.
+    client.query("copy (select pg_sleep(0.1)) to stdout");
+    let [queries, half, most] = latencies(&mut console);
+    assert_eq!(queries, before + 52);
+    assert!(half < 50_000 && (100_000..10_000_000).contains(&most), "{half} {most}");
+}
+
 #[test]
 fn where_it_is_off() {
     let Some(postgres) = postgres() else { return };
