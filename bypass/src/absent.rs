@@ -127,7 +127,8 @@ absent! {
         push(pool: &PoolSlot, params: u64, written: u64, read: u64);
         is_settled() -> bool;
         set_written(written: u64);
-        arm(len: u32);
+        has_drained() -> bool;
+        arm(len: u32) -> bool;
         disarm() -> bool;
         is_handed_over() -> bool;
         reclaim();

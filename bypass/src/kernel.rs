@@ -55,6 +55,7 @@ pub struct Kernel {
     maps: Maps,
     ring: Ring,
     ask_delivery: OwnedFd,
+    ask_drained: OwnedFd,
     /// The programs can redirect to our own sockets.
     remote: bool,
     programs: Vec<(String, usize)>,
@@ -171,14 +172,20 @@ impl Kernel {
         skeleton.progs.tap.attach_sockmap(skeleton.maps.socks.as_fd().as_raw_fd()).map_err(attach)?;
         let attached = skeleton.progs.capture_far_ends.attach_cgroup(cgroup.as_raw_fd()).map_err(attach)?;
         let io = |error: io::Error| Unavailable(format!("the programs' memory cannot be mapped: {error}"));
-        let programs = [&skeleton.progs.tap, &skeleton.progs.capture_far_ends, &skeleton.progs.ask_delivery]
-            .map(|program| (program.name().to_string_lossy().into_owned(), program.insn_cnt()));
+        let programs = [
+            &skeleton.progs.tap,
+            &skeleton.progs.capture_far_ends,
+            &skeleton.progs.ask_delivery,
+            &skeleton.progs.ask_drained,
+        ]
+        .map(|program| (program.name().to_string_lossy().into_owned(), program.insn_cnt()));
         Ok(Arc::new(Self {
             memory: Memory::map(&skeleton.maps, sizes).map_err(io)?,
             ring: Ring::new(&skeleton.maps.wakes).map_err(io)?,
             maps: Maps::new(&skeleton.maps).map_err(|error| cannot("be used", &error))?,
             remote: has_cast_to_kern_ctx(),
             ask_delivery: skeleton.progs.ask_delivery.as_fd().try_clone_to_owned().map_err(io)?,
+            ask_drained: skeleton.progs.ask_drained.as_fd().try_clone_to_owned().map_err(io)?,
             programs: programs.into(),
             clock: Clock::new().map_err(io)?,
             ids: (0..sizes.clients).map(|_| AtomicU64::new(0)).collect(),
@@ -307,22 +314,33 @@ impl Kernel {
     /// Runs the program `ask_delivery` for a server.
     fn ask_delivery(&self, server: u32) -> Delivery {
         let mut args = programs::types::delivery_args { server, answer: 0 };
-        let mut options = libbpf_sys::bpf_test_run_opts {
-            sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
-            // The kernel writes the answer back to where the argument came from.
-            ctx_in: (&raw mut args).cast_const().cast(),
-            ctx_size_in: size_of_val(&args) as u32,
-            ..Default::default()
-        };
-        // SAFETY: the options name memory that outlives the call, with its size.
-        let result = unsafe { libbpf_sys::bpf_prog_test_run_opts(self.ask_delivery.as_raw_fd(), &raw mut options) };
-        match (result, args.answer) {
-            (0, intf::DELIVERY_DONE) => Delivery::Done,
-            (0, intf::DELIVERY_SHORT) => Delivery::Short,
+        match (ask(&self.ask_delivery, &mut args), args.answer) {
+            (Ok(()), intf::DELIVERY_DONE) => Delivery::Done,
+            (Ok(()), intf::DELIVERY_SHORT) => Delivery::Short,
             // Also where it cannot be asked.
             _ => Delivery::InFlight,
         }
     }
+
+    /// Runs the program `ask_drained` for a client. Where it cannot be asked, the answer is yes.
+    fn ask_drained(&self, client: u32) -> bool {
+        let mut args = programs::types::drained_args { client, answer: 0 };
+        ask(&self.ask_drained, &mut args).is_err() || args.answer != 0
+    }
+}
+
+/// Runs a program of type syscall with this argument, which it answers in.
+fn ask<T>(program: &OwnedFd, args: &mut T) -> io::Result<()> {
+    let mut options = libbpf_sys::bpf_test_run_opts {
+        sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
+        // The kernel writes the answer back to where the argument came from.
+        ctx_in: (&raw mut *args).cast_const().cast(),
+        ctx_size_in: size_of_val(args) as u32,
+        ..Default::default()
+    };
+    // SAFETY: the options name memory that outlives the call, with its size.
+    let result = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &raw mut options) };
+    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-result)) }
 }
 
 impl Maps {

@@ -34,6 +34,7 @@ static __always_inline int tap_client_gate(struct tap *tap, __u32 index)
 	if (!c || READ_ONCE(c->gate) != tap->end->cookie)
 		return pass(tap);
 	push = READ_ONCE(c->push);
+	/* User space has looked whether it fits: only where memory is short, or the client is gone, it is passed on. */
 	if (!push || push != tap->msg->size)
 		return pass(tap);
 	pool = pool_at(READ_ONCE(c->pool));

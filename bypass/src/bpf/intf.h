@@ -192,6 +192,7 @@ struct client {
 	__u32 push;		/* bytes of replies that our end is about to send. User space; its tap takes it. */
 	__u64 gate;		/* cookie of our end. User space. */
 	__u64 gate_psock;	/* kernel address, once replies were pushed, for is_sending. Our end's tap. */
+	__u64 psock;		/* kernel address, once its own tap has looked at it. Its tap. */
 	__u64 request_ns;	/* CLOCK_MONOTONIC of its last request */
 } __attribute__((aligned(64)));
 
@@ -213,6 +214,12 @@ struct totals {
 	__u64 reasons[REASONS];		/* how often each */
 	__u64 captured;			/* far ends captured */
 	__u64 capture_failed;		/* far ends that belong to another proxy, or for which there was no room */
+};
+
+/* Argument of the program ask_drained. */
+struct drained_args {
+	__u32 client;
+	__u32 answer;		/* 1 = it has read all that was redirected to it */
 };
 
 /* What became of the last reply that a server sent on the kernel path. */

@@ -118,6 +118,33 @@ static __always_inline int is_sending(struct sk_psock *psock, __u64 cookie)
 	return 1;
 }
 
+/*
+ * Whether a client has read all that was redirected to it. What comes over TCP before that is not noticed by those who
+ * wait for edges and take a short read for the end of what is there (epoll(7) says it is; tokio does): a read gives what
+ * was redirected, or what came over TCP, but not both.
+ */
+static __always_inline int has_drained(struct client *c)
+{
+	struct sk_psock *psock = (struct sk_psock *)READ_ONCE(c->psock);
+	struct sock *sk;
+
+	if (!psock)
+		return 1;
+	sk = BPF_CORE_READ(psock, sk);
+	if (BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) != READ_ONCE(c->cookie))
+		return 1;
+	return (__u64)BPF_CORE_READ(psock, ingress_msg.next) == (__u64)&psock->ingress_msg;
+}
+
+SEC("syscall")
+int ask_drained(struct drained_args *args)
+{
+	struct client *c = client_at(args->client);
+
+	args->answer = !c || has_drained(c);
+	return 0;
+}
+
 /* Whether a reply of this server may be on its way. */
 static __always_inline int in_flight(struct server *s)
 {

@@ -86,6 +86,7 @@ static __always_inline __u32 unsettled(struct tap *tap, struct client *c)
 		return REASON_OPAQUE;
 	if (!is_nonblocking(tcp))
 		return REASON_BLOCKING;
+	WRITE_ONCE(c->psock, (__u64)psock_of(tcp));
 	if (tcp->write_seq - READ_ONCE(c->sequence) != READ_ONCE(c->read))
 		return REASON_USER_BUSY;
 	if (tcp->bytes_received != READ_ONCE(c->written) || tcp->copied_seq != tcp->rcv_nxt)

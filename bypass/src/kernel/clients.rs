@@ -57,6 +57,7 @@ impl Kernel {
         field!(slot, push).set(0);
         field!(slot, gate).set(0);
         field!(slot, gate_psock).set(0);
+        field!(slot, psock).set(0);
         field!(slot, pushed).set(0);
         field!(slot, request_ns).set(0);
         field!(slot, sequence).set(sequence);
@@ -127,10 +128,19 @@ impl ClientSlot {
         field!(self.slot(), settled).get() != 0
     }
 
-    /// What is sent next through our end, so many bytes of replies, may go the kernel path's way. To be followed by
-    /// [`Self::disarm`].
-    pub fn arm(&self, len: u32) {
-        field!(self.slot(), push).set(len);
+    /// True when it has read all that was redirected to it: only then it notices for certain what comes over TCP.
+    pub fn has_drained(&self) -> bool {
+        self.kernel.ask_drained(self.index)
+    }
+
+    /// What is sent next through our end, so many bytes of replies, may go the kernel path's way, if the client does not
+    /// have too much to read already: then false. To be followed by [`Self::disarm`].
+    pub fn arm(&self, len: u32) -> bool {
+        let slot = self.slot();
+        let limit = field!(self.kernel.memory.pool(field!(slot, pool).get()), reply_limit).get();
+        let fits = field!(slot, unread).get().saturating_add(len) <= limit;
+        field!(slot, push).set(if fits { len } else { 0 });
+        fits
     }
 
     /// True when what was sent since [`Self::arm`] was redirected, so that it did not go through TCP.

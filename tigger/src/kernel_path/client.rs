@@ -23,8 +23,12 @@ pub struct KernelClient {
     handed_over: bool,
     /// Bytes that had been sent to it when it was last left to the kernel path.
     written: Option<u64>,
+    /// It has read what is counted in `written`: what is redirected to it overtakes nothing. It may be so without this.
+    clean: bool,
     /// When it was last left to the kernel path, it had read all that had been sent to it but what was pending.
     may_push_pending: bool,
+    /// Nothing was redirected to it since it had read all that was: it notices what comes over TCP.
+    has_drained: bool,
 }
 
 /// Who has the client.
@@ -59,7 +63,9 @@ impl KernelClient {
             params: Params::default(),
             handed_over: false,
             written: None,
+            clean: false,
             may_push_pending: false,
+            has_drained: true,
         }
     }
 
@@ -67,7 +73,9 @@ impl KernelClient {
     /// to it. Until its own end shows that all bytes that went through `stream`, and those, were read, the kernel path
     /// says "not me".
     pub fn hand_over(&mut self, pool: &SharedPool, parameters: &ParameterSet, stream: &Stream, pending: usize) {
-        self.may_push_pending = pending > 0 && self.is_settled(stream);
+        let clean = self.is_clean(stream);
+        self.may_push_pending = clean && pending > 0;
+        self.clean = clean && pending == 0;
         self.give(ClientSlot::hand_over, pool, parameters, (stream.written() + pending as u64, stream.read()));
     }
 
@@ -75,19 +83,19 @@ impl KernelClient {
     /// captured: the kernel path has seen a request that it sent when it had read everything, and nothing was sent to it
     /// since.
     pub fn may_push(&self, stream: &Stream) -> bool {
-        self.is_remote() || self.is_settled(stream)
+        self.is_remote() || self.is_clean(stream)
     }
 
-    fn is_settled(&self, stream: &Stream) -> bool {
-        self.written == Some(stream.written()) && self.slot.is_settled()
+    fn is_clean(&self, stream: &Stream) -> bool {
+        self.written == Some(stream.written()) && (self.clean || self.slot.is_settled())
     }
 
     /// Sends replies through `stream` in the kernel path's way, if they can go it; returns how many bytes went.
     ///
     /// # Errors
     /// Those of write(2).
-    pub fn push_replies(&self, stream: &mut Stream, replies: &[u8]) -> io::Result<usize> {
-        if self.is_remote() || !self.is_settled(stream) {
+    pub fn push_replies(&mut self, stream: &mut Stream, replies: &[u8]) -> io::Result<usize> {
+        if self.is_remote() || !self.is_clean(stream) {
             return Ok(0);
         }
         self.push_armed(stream, replies)
@@ -103,6 +111,7 @@ impl KernelClient {
         }
         let n = self.push_armed(stream, pending)?;
         let written = stream.written() + (pending.len() - n) as u64;
+        self.clean = n == pending.len();
         if n < pending.len() {
             // The tap counts all or nothing.
             self.slot.set_written(written);
@@ -111,15 +120,24 @@ impl KernelClient {
         Ok(n)
     }
 
-    fn push_armed(&self, stream: &mut Stream, replies: &[u8]) -> io::Result<usize> {
+    /// True when it notices what is sent to it over TCP; else it must be asked again, because nothing tells when.
+    pub fn has_drained(&mut self) -> bool {
+        self.has_drained = self.has_drained || self.is_remote() || self.slot.has_drained();
+        self.has_drained
+    }
+
+    fn push_armed(&mut self, stream: &mut Stream, replies: &[u8]) -> io::Result<usize> {
         let Ok(len @ 1..=PUSH_REPLIES_MAX) = u32::try_from(replies.len()) else { return Ok(0) };
-        self.slot.arm(len);
+        if !self.slot.arm(len) {
+            return Ok(0);
+        }
         let sent = stream.try_write(replies);
         let is_redirected = self.slot.disarm();
         match sent {
             Ok(n) => {
                 if is_redirected {
                     stream.forget_written(n);
+                    self.has_drained = false;
                 }
                 Ok(n)
             }
@@ -130,6 +148,7 @@ impl KernelClient {
 
     /// Leaves the client, which is linked and whose requests are about to be sent, to the kernel path.
     pub fn push(&mut self, pool: &SharedPool, parameters: &ParameterSet, stream: &Stream) {
+        self.clean = self.is_clean(stream);
         self.give(ClientSlot::push, pool, parameters, (stream.written(), stream.read()));
     }
 
@@ -144,6 +163,7 @@ impl KernelClient {
         by(&self.slot, &pool.slot, params, written, read);
         self.written = Some(written);
         self.handed_over = true;
+        self.has_drained = false;
     }
 
     /// True while the kernel path may have it.

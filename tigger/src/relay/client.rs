@@ -7,6 +7,7 @@
 //! ```
 //! While it is idle, the kernel path may serve it (see [`crate::kernel_path`]).
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -16,6 +17,7 @@ use tigger_proto::client::{Client, FromClient};
 use tigger_proto::error::{Error, Level};
 use tigger_proto::pool::{Claim, Grant, Purpose};
 use tokio::sync::oneshot;
+use tokio::time::Sleep;
 
 use super::link::{Link, LinkEnd};
 use super::scratch::{CARRY_LEN_MAX, Pending, Scratch};
@@ -37,6 +39,8 @@ pub(super) struct ClientConn {
     /// Bytes read but not used: an unfinished header, or requests that wait for a server.
     pub(super) carry: Vec<u8>,
     pub(super) to_client: Pending,
+    /// Until it is looked at again whether the client notices what comes over TCP.
+    pub(super) drain_timer: Option<Pin<Box<Sleep>>>,
     /// Its place on the kernel path.
     pub(super) kernel: Option<Box<KernelClient>>,
 }
@@ -349,6 +353,10 @@ impl ClientConn {
             Farewell::Silent(reason) | Farewell::Cut(reason) => reason,
             Farewell::Told(reason) => {
                 let response = reason.response();
+                let drained = tokio::time::timeout(GOODBYE_TIME_MAX, std::future::poll_fn(|cx| self.poll_drained(cx)));
+                if drained.await.is_err() {
+                    tracing::debug!("{name} does not read");
+                }
                 say_goodbye(&mut self.stream, &mut self.to_client, &response).await;
                 if self.pooler.config().settings.log_pooler_errors {
                     tracing::warn!("{name} pooler error: {reason}");

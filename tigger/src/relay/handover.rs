@@ -1,8 +1,8 @@
 //! Where a client goes from one path to the other (the states are drawn in [`crate::kernel_path`]).
 
 use std::io;
-use std::task::{Context, Poll};
-use std::time::Instant;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use tigger_proto::client::WholeRequests;
 use tigger_proto::error::Error;
@@ -26,13 +26,16 @@ impl ClientConn {
         }
     }
 
-    /// Sends what is pending for an idle client, in the kernel path's way if it can go it.
+    /// Sends what is pending, in the kernel path's way if it can go it.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(kernel) = &mut self.kernel
             && !self.to_client.is_empty()
         {
             let n = kernel.push_pending(&mut self.stream, self.to_client.as_slice())?;
             self.to_client.advance(n);
+        }
+        if !self.to_client.is_empty() {
+            ready!(self.poll_drained(cx));
         }
         self.to_client.poll_flush(&mut self.stream, cx)
     }
@@ -66,12 +69,32 @@ impl ClientConn {
 
     /// Sends replies, in the kernel path's way if they can go it. Keeps what the client does not take at once.
     pub(super) fn send_replies(&mut self, cx: &mut Context<'_>, mut replies: &[u8]) -> io::Result<()> {
-        if let Some(kernel) = &self.kernel
+        if let Some(kernel) = &mut self.kernel
             && self.to_client.is_empty()
         {
             replies = &replies[kernel.push_replies(&mut self.stream, replies)?..];
         }
-        self.to_client.send(&mut self.stream, cx, replies)
+        if replies.is_empty() {
+            return Ok(());
+        }
+        match self.poll_drained(cx) {
+            Poll::Ready(()) => self.to_client.send(&mut self.stream, cx, replies),
+            Poll::Pending => {
+                self.to_client.keep(replies);
+                Ok(())
+            }
+        }
+    }
+
+    /// Ready when the client notices what is sent to it over TCP.
+    pub(super) fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(kernel) = &mut self.kernel else { return Poll::Ready(()) };
+        while !kernel.has_drained() {
+            let timer = self.drain_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(DRAIN_POLL)));
+            ready!(timer.as_mut().poll(cx));
+            self.drain_timer = None;
+        }
+        Poll::Ready(())
     }
 
     /// What is in `carry`, if it may be pushed over this link.
@@ -201,6 +224,9 @@ impl ClientConn {
         kernel.hand_over(shared, &self.client.parameters, &self.stream, self.to_client.as_slice().len());
     }
 }
+
+/// Time between two looks at whether a client has read what was redirected to it, which no event tells.
+const DRAIN_POLL: Duration = Duration::from_millis(1);
 
 /// Longest requests that are sent with one call while the pool has the server: the socket's buffer is empty, and takes
 /// them.

@@ -144,7 +144,7 @@ impl Link {
             // Before anything is read: at the start of a link nothing else can move.
             self.poll_client(client, cx)?;
         }
-        match client.to_client.poll_flush(&mut client.stream, cx) {
+        match client.poll_flush(cx) {
             // Nothing pending: more may be read.
             Poll::Ready(Ok(())) => moved |= self.poll_server(client, cx)?,
             Poll::Ready(Err(_)) => return Err(LinkEnd::ClientLeft(Error::ClientUnexpectedEof)),

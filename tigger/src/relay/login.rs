@@ -280,6 +280,7 @@ impl Attempt<'_> {
         match target {
             Target::Pool(pool, startup) => Outcome::Client(ClientConn {
                 kernel: kernel_client(&pool, &guard.info, &stream),
+                drain_timer: None,
                 stream,
                 client: Client::new(startup.parameters),
                 guard,

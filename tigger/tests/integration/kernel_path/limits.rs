@@ -5,8 +5,10 @@ use std::{env, fs};
 use tigger_testkit::{Proxy, raise_fd_limit};
 
 use super::{Counters, assert_carried, kernel_proxy, warm_up};
-use crate::support::{Console, options, own_postgres, postgres, until};
-use crate::wire::Wire;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{Console, DEADLINE, options, own_postgres, postgres, until};
+use crate::wire::{POSTGRES, Wire, cstr, message, startup};
 
 /// A proxy with a small limit, its console and a client that is carried.
 fn with_limit(postgres: &tigger_testkit::Postgres) -> Option<(Proxy, Console, Wire)> {
@@ -101,6 +103,50 @@ fn a_select_that_is_not_read() {
 #[test]
 fn a_copy_that_is_not_read() {
     check_slow_reader("copy (select lpad(g::text, 1000, 'x') from generate_series(1, ROWS) g) to stdout", b'd', 0);
+}
+
+/// One read gives what was redirected or what came over TCP. A client that waits for edges takes a short read for the end
+/// of what is there, and must notice the rest all the same.
+#[test]
+fn a_reader_that_waits_for_edges() {
+    let Some(postgres) = own_postgres() else { return };
+    let Some(proxy) = kernel_proxy(&options(&postgres)) else { return };
+    let mut console = Console::new(&proxy);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();
+        stream.write_all(&startup(3 << 16, POSTGRES)).await.unwrap();
+        read_to_ready(&mut stream).await;
+        let query = |sql: &str| message(b'Q', &cstr(sql));
+        for _ in 0..20 {
+            stream.write_all(&query("select 'warm'")).await.unwrap();
+            read_to_ready(&mut stream).await;
+        }
+        for _ in 0..5 {
+            // More than the limit and all buffers of TCP.
+            let big = "select repeat('x', 1000) from generate_series(1, 20000)";
+            stream.write_all(&query(big)).await.unwrap();
+            let waits = "select count(*) from pg_stat_activity where wait_event = 'ClientWrite'";
+            until("the server waits for its reader", || postgres.psql(waits).unwrap() == "1");
+            assert!(read_to_ready(&mut stream).await > 20_000_000);
+        }
+    });
+    let counters = Counters::read(&mut console);
+    assert!(counters.get("left_reply_long") > 0 && counters.get("replies_kernel") > 0, "{counters:?}");
+}
+
+/// Reads up to ReadyForQuery; gives how many bytes that were.
+async fn read_to_ready(stream: &mut tokio::net::TcpStream) -> usize {
+    let (mut buffer, mut end, mut all) = (vec![0; 1 << 20], Vec::new(), 0);
+    while !end.ends_with(b"Z\0\0\0\x05I") {
+        let read = tokio::time::timeout(DEADLINE, stream.read(&mut buffer)).await;
+        let n = read.expect("it notices that there is more").unwrap();
+        assert!(n > 0, "closed");
+        all += n;
+        end.extend_from_slice(&buffer[..n]);
+        end.drain(..end.len().saturating_sub(6));
+    }
+    all
 }
 
 #[test]
