@@ -19,7 +19,7 @@ fn the_programs_load() {
         assert!((1..4096 * 2).contains(instructions), "{program} has {instructions} instructions");
     }
     let names: Vec<&str> = kernel.programs().iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["tap", "capture_far_ends", "is_in_flight"]);
+    assert_eq!(names, ["tap", "capture_far_ends", "ask_delivery", "ask_drained"]);
     let totals = kernel.totals();
     assert_eq!((totals.captured, totals.capture_failed), (0, 0));
 }
