@@ -262,34 +262,27 @@ impl Kernel {
     /// Forgets which slot a captured end has. The end stays in `socks` until its process closes it: to take it out would
     /// drop what was redirected to it and not read yet.
     fn forget(&self, cookie: u64) {
-        if let Err(error) = self.maps.slots.delete(&cookie.to_ne_bytes()) {
-            // There was no room for it.
-            debug_assert_eq!(error.kind(), libbpf_rs::ErrorKind::NotFound);
-        }
+        // It may never have had room there.
+        remove(&self.maps.slots, cookie);
     }
 
     /// The programs no longer redirect to this socket of ours.
     fn leave_sink(&self, cookie: u64) {
-        if let Err(error) = self.maps.sinks.delete(&cookie.to_ne_bytes()) {
-            debug_assert_eq!(error.kind(), libbpf_rs::ErrorKind::NotFound);
-        }
+        remove(&self.maps.sinks, cookie);
     }
 
     /// Lets go of an end to which nothing was ever redirected.
     fn release(&self, cookie: u64) {
-        if let Err(error) = self.maps.socks.delete(&cookie.to_ne_bytes()) {
-            // It was closed meanwhile.
-            debug_assert_eq!(error.kind(), libbpf_rs::ErrorKind::NotFound);
-        }
+        // It may have been closed meanwhile.
+        remove(&self.maps.socks, cookie);
     }
 
     /// Makes our own socket a place to which the programs redirect; returns its cookie. To be left before it is closed.
     fn enter_sink(&self, socket: BorrowedFd<'_>) -> io::Result<u64> {
         // A low limit for what is not sent yet, where the system has one, would end a redirect in the middle.
         set_option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, u32::MAX >> 1)?;
-        let cookie = get_option::<u64>(socket, libc::SOL_SOCKET, libc::SO_COOKIE)?;
-        let value = u64::try_from(socket.as_raw_fd()).map_err(io::Error::other)?.to_ne_bytes();
-        self.maps.sinks.update(&cookie.to_ne_bytes(), &value, MapFlags::ANY).map_err(io::Error::other)?;
+        let cookie = socket_cookie(socket)?;
+        insert(&self.maps.sinks, cookie, socket)?;
         Ok(cookie)
     }
 
@@ -300,14 +293,13 @@ impl Kernel {
     }
 
     fn try_enter_gate(&self, socket: BorrowedFd<'_>, slot: u32) -> io::Result<u64> {
-        let cookie = get_option::<u64>(socket, libc::SOL_SOCKET, libc::SO_COOKIE)?;
+        let cookie = socket_cookie(socket)?;
         // The start of `struct end`; the rest is for walks.
         let mut end = vec![0; self.maps.ends.value_size() as usize];
         end[..8].copy_from_slice(&cookie.to_ne_bytes());
         end[8..12].copy_from_slice(&(intf::ROLE_GATE | slot).to_ne_bytes());
         self.maps.ends.update(&socket.as_raw_fd().to_ne_bytes(), &end, MapFlags::ANY).map_err(io::Error::other)?;
-        let value = u64::try_from(socket.as_raw_fd()).map_err(io::Error::other)?.to_ne_bytes();
-        self.maps.socks.update(&cookie.to_ne_bytes(), &value, MapFlags::ANY).map_err(io::Error::other)?;
+        insert(&self.maps.socks, cookie, socket)?;
         Ok(cookie)
     }
 
@@ -326,6 +318,23 @@ impl Kernel {
     fn ask_drained(&self, client: u32) -> bool {
         let mut args = programs::types::drained_args { client, answer: 0 };
         ask(&self.ask_drained, &mut args).is_err() || args.answer != 0
+    }
+}
+
+fn socket_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    get_option(socket, libc::SOL_SOCKET, libc::SO_COOKIE)
+}
+
+/// Puts a socket of ours into a map of sockets.
+fn insert(map: &MapHandle, cookie: u64, socket: BorrowedFd<'_>) -> io::Result<()> {
+    let value = u64::try_from(socket.as_raw_fd()).map_err(io::Error::other)?;
+    map.update(&cookie.to_ne_bytes(), &value.to_ne_bytes(), MapFlags::ANY).map_err(io::Error::other)
+}
+
+/// Takes a socket out of a map, if it is there.
+fn remove(map: &MapHandle, cookie: u64) {
+    if let Err(error) = map.delete(&cookie.to_ne_bytes()) {
+        debug_assert_eq!(error.kind(), libbpf_rs::ErrorKind::NotFound);
     }
 }
 

@@ -11,8 +11,10 @@
 //!            ^  <-- claim, close ---------/                                                     |
 //!            \--------------------------------------- take_back -------------------------------/
 //! ```
-//! `User` is the state of everything that is not on this host, speaks TLS, or came through a Unix socket. The programs
-//! know a client or a server by a slot, which [`KernelClient`] and [`KernelServer`] own.
+//! `User` is the state of everything that speaks TLS, or came through a Unix socket, and of clients and servers that are both
+//! on other hosts. Where only one of a pair is on this host, the other is remote: what a remote client asks is pushed (it goes
+//! from User to linked and back), what a remote server answers takes the pair back. The programs know a client or a server by
+//! a slot, which [`KernelClient`] and [`KernelServer`] own.
 
 mod client;
 mod pool;
@@ -31,7 +33,7 @@ use tokio::io::unix::AsyncFd;
 
 pub use client::{CutShort, KernelClient, Reclaimed};
 pub use pool::SharedPool;
-pub use server::KernelServer;
+pub use server::{KernelServer, Resumed};
 
 use crate::config::{KernelPath as Setting, PoolMode, Settings};
 use crate::pooler::pool::PoolConfig;

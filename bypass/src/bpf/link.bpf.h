@@ -24,17 +24,18 @@ static __always_inline __u32 word_owed(__u64 word)
 	return (word & WORD_OWED) / WORD_OWED_ONE;
 }
 
-static __always_inline __u32 lowest_bit(__u64 word)
+/* Position of the highest bit that is set, from 1; 0 for none. */
+static __always_inline __u32 bit_len(__u64 word)
 {
 	__u32 n = 0;
 
-	if (!(word & 0xffffffffull)) { n += 32; word >>= 32; }
-	if (!(word & 0xffff)) { n += 16; word >>= 16; }
-	if (!(word & 0xff)) { n += 8; word >>= 8; }
-	if (!(word & 0xf)) { n += 4; word >>= 4; }
-	if (!(word & 0x3)) { n += 2; word >>= 2; }
-	if (!(word & 0x1)) { n += 1; }
-	return n;
+	if (word >> 32) { n += 32; word >>= 32; }
+	if (word >> 16) { n += 16; word >>= 16; }
+	if (word >> 8) { n += 8; word >>= 8; }
+	if (word >> 4) { n += 4; word >>= 4; }
+	if (word >> 2) { n += 2; word >>= 2; }
+	if (word >> 1) { n += 1; word >>= 1; }
+	return n + word;
 }
 
 /* Takes the first idle server with these parameters out of the idle set; returns its index + 1, or 0. */
@@ -49,7 +50,7 @@ static __always_inline __u32 claim(struct pool *pool, __u64 params)
 		ready = READ_ONCE(pool->idle[chunk]) & READ_ONCE(pool->lendable[chunk]);
 		for (__u32 tries = 0; tries < CLAIM_TRIES && ready; tries++) {
 			__u64 bit = ready & -ready;
-			__u32 index = base * CHUNK_SERVERS + lowest_bit(bit);
+			__u32 index = base * CHUNK_SERVERS + bit_len(bit) - 1;
 			struct server *s = server_at(index);
 
 			ready &= ~bit;
@@ -92,6 +93,21 @@ static __always_inline void wake_user_space(void)
 	bpf_ringbuf_output(&wakes, &nothing, sizeof(nothing), 0);
 }
 
+/* Whether the psock is still that of the socket with this cookie: of one that is gone, the memory may be something
+ * else's by now. */
+static __always_inline int is_psock_of(struct sk_psock *psock, __u64 cookie)
+{
+	struct sock *sk = BPF_CORE_READ(psock, sk);
+
+	return BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) == cookie;
+}
+
+/* Whether all that was redirected to the socket has been read. */
+static __always_inline int is_drained(struct sk_psock *psock)
+{
+	return (__u64)BPF_CORE_READ(psock, ingress_msg.next) == (__u64)&psock->ingress_msg;
+}
+
 /*
  * Whether a socket may be inside a send whose verdict is given but whose bytes are not delivered. `psock` and `cookie`
  * are its.
@@ -102,12 +118,9 @@ static __always_inline void wake_user_space(void)
  */
 static __always_inline int is_sending(struct sk_psock *psock, __u64 cookie)
 {
-	struct sock *sk;
 	int refs;
 
-	/* Of one that is gone, the memory may be something else's by now. */
-	sk = BPF_CORE_READ(psock, sk);
-	if (BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) != cookie)
+	if (!is_psock_of(psock, cookie))
 		return 0;
 	for (int tries = 0; tries < FLIGHT_TRIES; tries++) {
 		if (bpf_probe_read_kernel(&refs, sizeof(refs), &psock->refcnt.refs.counter))
@@ -126,14 +139,8 @@ static __always_inline int is_sending(struct sk_psock *psock, __u64 cookie)
 static __always_inline int has_drained(struct client *c)
 {
 	struct sk_psock *psock = (struct sk_psock *)READ_ONCE(c->psock);
-	struct sock *sk;
 
-	if (!psock)
-		return 1;
-	sk = BPF_CORE_READ(psock, sk);
-	if (BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) != READ_ONCE(c->cookie))
-		return 1;
-	return (__u64)BPF_CORE_READ(psock, ingress_msg.next) == (__u64)&psock->ingress_msg;
+	return !psock || !is_psock_of(psock, READ_ONCE(c->cookie)) || is_drained(psock);
 }
 
 SEC("syscall")

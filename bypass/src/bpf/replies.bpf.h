@@ -54,20 +54,6 @@ static __always_inline int is_release(struct reply_walk *w, __u64 word, __u32 fl
 	return w->readies && !w->owed && w->state.status == 'I' && !(word & WORD_OPEN) && !(flags & POOL_SESSION);
 }
 
-/* Position of the highest bit that is set, from 1; 0 for none. */
-static __always_inline __u32 bit_len(__u64 word)
-{
-	__u32 n = 0;
-
-	if (word >> 32) { n += 32; word >>= 32; }
-	if (word >> 16) { n += 16; word >>= 16; }
-	if (word >> 8) { n += 8; word >>= 8; }
-	if (word >> 4) { n += 4; word >>= 4; }
-	if (word >> 2) { n += 2; word >>= 2; }
-	if (word >> 1) { n += 1; word >>= 1; }
-	return n + word;
-}
-
 static __always_inline void count_replies(struct server *s, struct pool *pool, struct reply_walk *w, __u32 sent)
 {
 	__u64 now;

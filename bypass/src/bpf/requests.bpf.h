@@ -65,11 +65,7 @@ static __always_inline void log_requests(struct server *s, struct request_walk *
 /* Forgets what the client had to read, where it has read everything that was redirected to it. */
 static __always_inline void forget_unread(struct tcp_sock *tcp, struct client *c)
 {
-	struct sk_psock *psock = psock_of(tcp);
-	__u64 first = 0;
-
-	if (!bpf_probe_read_kernel(&first, sizeof(first), &psock->ingress_msg.next) &&
-	    first == (__u64)&psock->ingress_msg)
+	if (is_drained(psock_of(tcp)))
 		WRITE_ONCE(c->unread, 0);
 }
 
@@ -225,10 +221,9 @@ static __always_inline int tap_linked(struct tap *tap, struct client *c, __u32 c
 		return take_back(tap, c, s, client, sink.reason);
 	for (int tries = 0; tries < WORD_TRIES; tries++) {
 		word = READ_ONCE(s->word);
-		if (word_client(word) != client || word & WORD_USER) {
-			/* Taken back in this moment. */
+		/* Taken back in this moment. */
+		if (word_client(word) != client || word & WORD_USER)
 			return leave(tap, c, REASON_RACE);
-		}
 		new = old;
 		if (!(word & (WORD_OWED | WORD_OPEN))) {
 			new.base = old.sent;

@@ -110,8 +110,7 @@ impl<S, W> Pool<S, W> {
     /// Takes a server out of the idle set because bytes or a hang-up arrived on it, or tells why it is not in it. The
     /// driver gives it back by [`Self::handle_release`] or ends it by [`Self::handle_closed`].
     pub fn look_idle(&mut self, id: ServerId) -> Look<S> {
-        let is_idle = |pool: &mut Self| pool.entry_mut(id).is_some_and(|entry| idle_since(entry).is_some());
-        if !is_idle(self) {
+        if self.entry_mut(id).is_none_or(|entry| idle_since(entry).is_none()) {
             return Look::Elsewhere;
         }
         if self.linked_by_kernel(id).is_some() {

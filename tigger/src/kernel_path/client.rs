@@ -73,10 +73,7 @@ impl KernelClient {
     /// to it. Until its own end shows that all bytes that went through `stream`, and those, were read, the kernel path
     /// says "not me".
     pub fn hand_over(&mut self, pool: &SharedPool, parameters: &ParameterSet, stream: &Stream, pending: usize) {
-        let clean = self.is_clean(stream);
-        self.may_push_pending = clean && pending > 0;
-        self.clean = clean && pending == 0;
-        self.give(ClientSlot::hand_over, pool, parameters, (stream.written() + pending as u64, stream.read()));
+        self.give(ClientSlot::hand_over, pool, parameters, stream, pending);
     }
 
     /// True when replies of the kernel path cannot overtake what was sent to it through `stream`. Where its own end was
@@ -148,8 +145,7 @@ impl KernelClient {
 
     /// Leaves the client, which is linked and whose requests are about to be sent, to the kernel path.
     pub fn push(&mut self, pool: &SharedPool, parameters: &ParameterSet, stream: &Stream) {
-        self.clean = self.is_clean(stream);
-        self.give(ClientSlot::push, pool, parameters, (stream.written(), stream.read()));
+        self.give(ClientSlot::push, pool, parameters, stream, 0);
     }
 
     fn give(
@@ -157,10 +153,15 @@ impl KernelClient {
         by: fn(&ClientSlot, &PoolSlot, u64, u64, u64),
         pool: &SharedPool,
         parameters: &ParameterSet,
-        (written, read): (u64, u64),
+        stream: &Stream,
+        pending: usize,
     ) {
+        let clean = self.is_clean(stream);
+        self.may_push_pending = clean && pending > 0;
+        self.clean = clean && pending == 0;
+        let written = stream.written() + pending as u64;
         let params = self.params.of(&self.path, parameters);
-        by(&self.slot, &pool.slot, params, written, read);
+        by(&self.slot, &pool.slot, params, written, stream.read());
         self.written = Some(written);
         self.handed_over = true;
         self.has_drained = false;

@@ -29,10 +29,17 @@ pub struct KernelServer {
 pub struct TakenBack {
     /// For the server's state.
     pub link: KernelLink,
-    /// Bytes of the client's current message that are still to come.
-    pub request_rest: u32,
     /// The start of a reply's header, which the client has got already.
     pub delivered: Vec<u8>,
+    /// For the client.
+    pub resumed: Resumed,
+}
+
+/// What the client's task goes on with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Resumed {
+    /// Bytes of the client's current message that are still to come.
+    pub request_rest: u32,
     /// When the query that is not answered yet was sent.
     pub query_start: Option<Instant>,
     /// When the transaction began.
@@ -122,10 +129,12 @@ impl KernelServer {
                 status: TransactionStatus::from_byte(taken.status).unwrap_or(TransactionStatus::Idle),
                 reply_rest: taken.reply_rest,
             },
-            request_rest: taken.request_rest,
             delivered: taken.reply_header,
-            query_start: taken.query_start,
-            xact_start: taken.xact_start,
+            resumed: Resumed {
+                request_rest: taken.request_rest,
+                query_start: taken.query_start,
+                xact_start: taken.xact_start,
+            },
         }
     }
 

@@ -4,7 +4,6 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use tigger_bypass::ServerSlot;
 use tigger_proto::error::Error;
@@ -15,7 +14,7 @@ use tigger_proto::wire::error_response::ErrorFields;
 use tigger_proto::wire::frontend;
 
 use super::idle_watch::IdleWatch;
-use crate::kernel_path::KernelServer;
+use crate::kernel_path::{KernelServer, Resumed};
 use crate::net::address::Address;
 use crate::net::stream::Stream;
 
@@ -38,17 +37,6 @@ pub struct ServerConn {
     pub watch: IdleWatch,
     /// Its place on the kernel path.
     pub kernel: Option<KernelServer>,
-}
-
-/// Where a server stands that was taken back from the kernel path.
-#[derive(Clone, Copy, Debug)]
-pub struct Resumed {
-    /// Bytes of the client's current message that are still to come.
-    pub request_rest: u32,
-    /// When the query that is not answered yet was sent.
-    pub query_start: Option<Instant>,
-    /// When the transaction began.
-    pub xact_start: Option<Instant>,
 }
 
 /// What everybody may know about a server.
@@ -168,14 +156,12 @@ impl ServerConn {
 
     /// Goes on where the kernel path left off.
     pub fn resume(&mut self) -> Resumed {
-        let Some(kernel) = &self.kernel else {
-            return Resumed { request_rest: 0, query_start: None, xact_start: None };
-        };
+        let Some(kernel) = &self.kernel else { return Resumed::default() };
         let taken = kernel.taken_back();
         self.server.resume(&taken.link);
         self.delivered = taken.delivered.len();
         self.unread = taken.delivered;
-        Resumed { request_rest: taken.request_rest, query_start: taken.query_start, xact_start: taken.xact_start }
+        taken.resumed
     }
 
     /// True when the last byte that the client got ended a message: only then may an error of ours follow.

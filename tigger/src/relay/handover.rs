@@ -40,8 +40,8 @@ impl ClientConn {
         self.to_client.poll_flush(&mut self.stream, cx)
     }
 
-    /// Sends the requests in `carry` over the link and leaves the pair to the kernel path, if it can have it: it left the
-    /// client here only for want of a server, or because it is a remote one. Gives the link back if it cannot.
+    /// Sends the requests in `carry` over the link and leaves the pair to the kernel path, if it can have it. Gives the link
+    /// back if it cannot.
     pub(super) fn push(&mut self, mut link: Link) -> Result<Option<Link>, Farewell> {
         let Some(requests) = self.pushable(&link) else { return Ok(Some(link)) };
         let (Some(client), Some(shared)) = (&mut self.kernel, self.pool.shared()) else { return Ok(Some(link)) };

@@ -13,8 +13,9 @@ use tigger_proto::wire::frontend::TERMINATE;
 
 use super::client::ClientConn;
 use super::scratch::{Pending, Scratch};
+use crate::kernel_path::Resumed;
 use crate::pooler::pool::LinkRules;
-use crate::pooler::server_conn::{Resumed, ServerConn};
+use crate::pooler::server_conn::ServerConn;
 use crate::pooler::stats::Tally;
 
 /// Why a link ends.

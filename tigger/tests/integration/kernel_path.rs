@@ -70,6 +70,14 @@ fn warm_up(console: &mut Console, client: &mut Wire) {
     });
 }
 
+/// Asks so many queries, one after the other, each with an answer of its own.
+#[track_caller]
+fn ask(client: &mut Wire, queries: u64) {
+    for number in 0..queries {
+        assert_eq!(client.value(&format!("select {number}")), number.to_string());
+    }
+}
+
 /// What the console says of the path of the only client of `database`.
 #[track_caller]
 fn path_of(console: &mut Console, database: &str) -> String {

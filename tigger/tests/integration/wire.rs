@@ -155,10 +155,13 @@ impl Wire {
     /// Logs in from `host` as `postgres` to database `postgres`.
     #[track_caller]
     pub(crate) fn new_from(host: &Host, proxy: &Proxy) -> Self {
-        let mut wire = Self::connect_from(host, proxy);
-        wire.send_raw(&startup(3 << 16, POSTGRES));
-        wire.logged_in().unwrap();
-        wire
+        Self::connect_from(host, proxy).logs_in()
+    }
+
+    /// Logs in as `postgres` to database `postgres`.
+    #[track_caller]
+    pub(crate) fn logs_in(self) -> Self {
+        self.try_log_in(POSTGRES).unwrap_or_else(|refusal| panic!("{refusal:?}"))
     }
 
     pub(crate) fn connect_to(host: &str, port: u16) -> Self {
@@ -196,9 +199,12 @@ impl Wire {
     }
 
     pub(crate) fn try_login(proxy: &Proxy, parameters: &[(&str, &str)]) -> Result<Self, Refusal> {
-        let mut wire = Self::connect(proxy);
-        wire.send_raw(&startup(3 << 16, parameters));
-        wire.logged_in().map(|()| wire)
+        Self::connect(proxy).try_log_in(parameters)
+    }
+
+    fn try_log_in(mut self, parameters: &[(&str, &str)]) -> Result<Self, Refusal> {
+        self.send_raw(&startup(3 << 16, parameters));
+        self.logged_in().map(|()| self)
     }
 
     /// Reads up to the first ReadyForQuery.

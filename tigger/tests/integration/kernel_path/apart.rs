@@ -13,7 +13,7 @@ use tigger_testkit::{Host, Proxy, ProxyOptions, Signal, run, skipped};
 
 use super::{Counters, kernel_proxy, path_of, warm_up};
 use crate::support::{Console, DEADLINE, options, postgres, until};
-use crate::wire::{POSTGRES, Wire, cstr, message, startup};
+use crate::wire::{Wire, cstr, message};
 
 /// What the process holds of BPF: kind and number of each program, map and link, from the descriptors' descriptions.
 fn held(proxy: &Proxy) -> BTreeSet<(&'static str, String)> {
@@ -166,9 +166,7 @@ fn a_forged_connection_is_nobody() {
 
     socket.set_nonblocking(true).unwrap();
     drop(socket.connect(&near.into()));
-    let mut client = Wire::polled(socket.into(), proxy.port());
-    client.send_raw(&startup(3 << 16, POSTGRES));
-    client.logged_in().unwrap();
+    let mut client = Wire::polled(socket.into(), proxy.port()).logs_in();
     warm_up(&mut console, &mut client);
     let captured = Counters::read(&mut console).get("captured");
     assert!(captured > before);

@@ -3,7 +3,7 @@
 
 use tigger_testkit::{Host, Postgres, PostgresOptions, Proxy, ProxyOptions, have_postgres, skipped};
 
-use super::{Counters, assert_carried, figure, path_of};
+use super::{Counters, ask, assert_carried, figure, path_of};
 use crate::support::{Console, proxy, until};
 use crate::wire::Wire;
 
@@ -65,22 +65,12 @@ fn beside_postgres_the_replies_are_carried() {
     let (mut console, mut client) = (Console::new(&scene.proxy), scene.client());
     assert_eq!(client.value("select 'first'"), "first");
     let before = Counters::read(&mut console);
-    for number in 0..200 {
-        assert_eq!(client.value(&format!("select {number}")), number.to_string());
-    }
+    ask(&mut client, 200);
     let counters = Counters::read(&mut console).since(&before);
     assert_carried(&counters, 200);
     assert_eq!(counters.get("requests_kernel"), 0, "{counters:?}");
     assert_eq!(path_of(&mut console, "postgres"), "kernel (replies)");
-    // A transaction, an error in it, COPY in both directions, and what follows.
-    for (sql, last) in [("begin", "BEGIN"), ("select 1", "SELECT 1"), ("commit", "COMMIT")] {
-        assert_eq!(client.query(sql).tags, [last]);
-    }
-    for sql in ["begin", "select 1/0", "rollback"] {
-        client.query(sql);
-    }
-    assert_eq!(client.query("copy (select generate_series(1, 3)) to stdout").tags, ["COPY 3"]);
-    assert_eq!(client.value("select 'last'"), "last");
+    ask_otherwise(&mut client);
     let counters = Counters::read(&mut console).since(&before);
     assert_eq!(counters.get("left_copy"), 1, "{counters:?}");
     assert!(counters.get("replies_kernel") >= 200 + 6, "{counters:?}");
@@ -95,13 +85,19 @@ fn beside_the_application_the_requests_are_carried() {
     // The first makes the server known to the kernel path.
     assert_eq!(client.value("select 'first'"), "first");
     let before = Counters::read(&mut console);
-    for number in 0..200 {
-        assert_eq!(client.value(&format!("select {number}")), number.to_string());
-    }
+    ask(&mut client, 200);
     let counters = Counters::read(&mut console).since(&before);
     assert_requests_carried(&counters, 200);
     assert_eq!(path_of(&mut console, "postgres"), "kernel (requests)");
-    // A transaction, an error in it, COPY in both directions, and what follows.
+    ask_otherwise(&mut client);
+    // Each of a transaction, too, and what asked for the COPY.
+    assert_requests_carried(&Counters::read(&mut console).since(&before), 200 + 8);
+    console.until_quiet("postgres");
+}
+
+/// Eight queries: a transaction, one with an error in it, a COPY, and what follows.
+#[track_caller]
+fn ask_otherwise(client: &mut Wire) {
     for (sql, last) in [("begin", "BEGIN"), ("select 1", "SELECT 1"), ("commit", "COMMIT")] {
         assert_eq!(client.query(sql).tags, [last]);
     }
@@ -110,9 +106,6 @@ fn beside_the_application_the_requests_are_carried() {
     }
     assert_eq!(client.query("copy (select generate_series(1, 3)) to stdout").tags, ["COPY 3"]);
     assert_eq!(client.value("select 'last'"), "last");
-    // Each of a transaction, too, and what asked for the COPY.
-    assert_requests_carried(&Counters::read(&mut console).since(&before), 200 + 8);
-    console.until_quiet("postgres");
 }
 
 /// As `assert_carried`, for requests to servers on other hosts.
@@ -152,9 +145,7 @@ fn stand_alone_nothing_is_carried() {
     let test = "stand_alone_nothing_is_carried";
     let Some(scene) = Scene::start(test, Placement::StandAlone, |options| options) else { return };
     let (mut console, mut client) = (Console::new(&scene.proxy), scene.client());
-    for number in 0..50 {
-        assert_eq!(client.value(&format!("select {number}")), number.to_string());
-    }
+    ask(&mut client, 50);
     let counters = Counters::read(&mut console);
     assert_eq!((counters.get("replies_kernel"), counters.get("replies_user")), (0, 50), "{counters:?}");
     console.until_quiet("postgres");

@@ -10,9 +10,9 @@ use std::{
 
 use tigger_testkit::{Postgres, ProxyOptions, free_port, run, skipped};
 
-use super::{Counters, assert_carried, figure, kernel_proxy, path_of, warm_up};
+use super::{Counters, ask, assert_carried, figure, kernel_proxy, path_of, warm_up};
 use crate::support::{Console, DEADLINE, assert_failed, options, postgres, proxy, proxy_by, until_logged};
-use crate::wire::{POSTGRES, Wire, startup};
+use crate::wire::Wire;
 
 #[test]
 fn a_client_that_asks_and_waits_is_carried() {
@@ -21,9 +21,7 @@ fn a_client_that_asks_and_waits_is_carried() {
     let (mut console, mut client) = (Console::new(&proxy), Wire::new(&proxy));
     warm_up(&mut console, &mut client);
     let before = Counters::read(&mut console);
-    for number in 0..200 {
-        assert_eq!(client.value(&format!("select {number}")), number.to_string());
-    }
+    ask(&mut client, 200);
     let carried = Counters::read(&mut console).since(&before);
     assert_carried(&carried, 200);
     assert_eq!(carried.get("requests_kernel") + carried.get("requests_user"), 200);
@@ -83,9 +81,7 @@ fn where_it_is_off() {
             warm_up(&mut console, &mut client);
         }
         let before = Counters::read(&mut console);
-        for number in 0..20 {
-            assert_eq!(client.value(&format!("select {number}")), number.to_string());
-        }
+        ask(&mut client, 20);
         let carried = Counters::read(&mut console).since(&before);
         assert_eq!(carried.get("replies_kernel") > 0, path == "kernel", "{options:?}: {carried:?}");
         assert_eq!(path_of(&mut console, "postgres"), path, "{options:?}");
@@ -193,14 +189,10 @@ fn a_client_whose_socket_blocks_later() {
 fn assert_replies_carried(postgres: &Postgres, connect: &mut dyn FnMut(&tigger_testkit::Proxy) -> Wire) {
     let Some(proxy) = kernel_proxy(&options(postgres)) else { return };
     let mut console = Console::new(&proxy);
-    let mut client = connect(&proxy);
-    client.send_raw(&startup(3 << 16, POSTGRES));
-    client.logged_in().unwrap();
+    let mut client = connect(&proxy).logs_in();
     warm_up(&mut console, &mut client);
     let before = Counters::read(&mut console);
-    for number in 0..50 {
-        assert_eq!(client.value(&format!("select {number}")), number.to_string());
-    }
+    ask(&mut client, 50);
     let counters = Counters::read(&mut console).since(&before);
     assert_carried(&counters, 50);
     assert_eq!(counters.get("requests_kernel"), 0, "{counters:?}");
@@ -211,12 +203,8 @@ fn assert_replies_carried(postgres: &Postgres, connect: &mut dyn FnMut(&tigger_t
 fn assert_on_user_path(postgres: &Postgres, connect: &mut dyn FnMut(&tigger_testkit::Proxy) -> Wire, path: &str) {
     let Some(proxy) = kernel_proxy(&options(postgres)) else { return };
     let mut console = Console::new(&proxy);
-    let mut client = connect(&proxy);
-    client.send_raw(&startup(3 << 16, POSTGRES));
-    client.logged_in().unwrap();
-    for number in 0..50 {
-        assert_eq!(client.value(&format!("select {number}")), number.to_string());
-    }
+    let mut client = connect(&proxy).logs_in();
+    ask(&mut client, 50);
     let counters = Counters::read(&mut console);
     assert_eq!((counters.get("replies_kernel"), counters.get("replies_user")), (0, 50), "{counters:?}");
     assert_eq!(path_of(&mut console, "postgres"), path);
@@ -228,9 +216,7 @@ fn a_server_over_a_unix_socket() {
     let options = ProxyOptions::new().server_over_socket("postgres", postgres);
     let Some(proxy) = kernel_proxy(&options) else { return };
     let (mut console, mut client) = (Console::new(&proxy), Wire::new(&proxy));
-    for number in 0..50 {
-        assert_eq!(client.value(&format!("select {number}")), number.to_string());
-    }
+    ask(&mut client, 50);
     let counters = Counters::read(&mut console);
     assert_eq!((counters.get("replies_kernel"), counters.get("replies_user")), (0, 50), "{counters:?}");
     assert!(counters.get("left_no_server") > 0, "{counters:?}");

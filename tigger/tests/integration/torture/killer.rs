@@ -9,7 +9,7 @@ use std::{
 use tigger_testkit::Postgres;
 
 use crate::support::join;
-use crate::wire::{POSTGRES, Wire, startup};
+use crate::wire::Wire;
 
 /// A thread that kills.
 pub(super) struct Killer {
@@ -21,9 +21,7 @@ impl Killer {
     /// Terminates one backend, if there is one, in each `interval`, but not for longer than `time`: a client that hangs
     /// would be set free.
     pub(super) fn start(postgres: &Postgres, interval: Duration, time: Duration) -> Self {
-        let mut wire = Wire::connect_unix(postgres.socket_dir(), postgres.port());
-        wire.send_raw(&startup(3 << 16, POSTGRES));
-        wire.logged_in().unwrap();
+        let mut wire = Wire::connect_unix(postgres.socket_dir(), postgres.port()).logs_in();
         let (stop, stopped) = channel();
         let thread = thread::spawn(move || {
             let mut kills = 0;
