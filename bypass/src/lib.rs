@@ -103,9 +103,9 @@ pub struct TakenBack {
     pub failed: bool,
     /// Status byte of the last ReadyForQuery.
     pub status: u8,
-    /// When the query that is not answered yet was sent.
+    /// When the query was sent that is not answered yet; `None` if there is none.
     pub query_start: Option<Instant>,
-    /// When the transaction began.
+    /// When the transaction began; `None` outside of one.
     pub xact_start: Option<Instant>,
     /// Bytes of the client's current message that are still to come.
     pub request_rest: u32,

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::memory::{Shared, Slot, field};
@@ -194,15 +194,18 @@ impl ServerSlot {
         let (sent, base) = (field!(server, request[request].sent).get(), field!(server, request[request].base).get());
         let log: Vec<u8> = (base..sent).map(|n| field!(server, log[(n % intf::LOG_LEN) as usize]).get()).collect();
         let header_len = usize::from(field!(server, reply[reply].header_len).get()).min(HEADER_MAX);
+        let (requests, status) = (unanswered(&log, owed).to_vec(), field!(server, reply[reply].status).get());
+        let time_of = |nanos: &AtomicU64, counts: bool| self.pool.kernel.clock.instant(nanos.get()).filter(|_| counts);
+        let (is_asked, is_open) = (!requests.is_empty(), status != b'I');
         TakenBack {
-            requests: unanswered(&log, owed).to_vec(),
+            query_start: time_of(field!(server, request_ns), is_asked),
+            xact_start: time_of(field!(server, xact_ns), is_asked || is_open),
+            requests,
             answers: field!(server, reply[reply].answers).get(),
             failed: field!(server, reply[reply].failed).get() != 0,
-            status: field!(server, reply[reply].status).get(),
+            status,
             request_rest: field!(server, request[request].rest).get(),
             reply_rest: field!(server, reply[reply].rest).get(),
-            query_start: self.pool.kernel.clock.instant(field!(server, request_ns).get()),
-            xact_start: self.pool.kernel.clock.instant(field!(server, xact_ns).get()),
             reply_header: (0..header_len).map(|n| field!(server, reply[reply].header[n]).get()).collect(),
         }
     }

@@ -78,6 +78,14 @@ fn ask(client: &mut Wire, queries: u64) {
     }
 }
 
+/// Microseconds of queries and of transactions so far.
+#[track_caller]
+fn times(console: &mut Console) -> [u64; 2] {
+    let table = console.table("SHOW STATS");
+    let row = table.find("database", "postgres").unwrap();
+    ["total_query_time", "total_xact_time"].map(|name| row[name].parse().unwrap())
+}
+
 /// What the console says of the path of the only client of `database`.
 #[track_caller]
 fn path_of(console: &mut Console, database: &str) -> String {

@@ -3,7 +3,7 @@
 
 use tigger_testkit::{Host, Postgres, PostgresOptions, Proxy, ProxyOptions, have_postgres, skipped};
 
-use super::{Counters, ask, assert_carried, figure, path_of};
+use super::{Counters, ask, assert_carried, figure, path_of, times};
 use crate::support::{Console, proxy, until};
 use crate::wire::Wire;
 
@@ -125,18 +125,13 @@ fn times_of_carried_requests() {
     let (mut console, mut client) = (Console::new(&scene.proxy), scene.client());
     client.value("select 'first'");
     let before = Counters::read(&mut console);
-    let totals = |console: &mut Console| {
-        let row = console.table("SHOW STATS");
-        let row = row.find("database", "postgres").unwrap();
-        ["total_query_time", "total_xact_time"].map(|name| row[name].parse::<u64>().unwrap())
-    };
-    let start = totals(&mut console);
+    let start = times(&mut console);
     client.query("begin");
     client.query("select pg_sleep(0.05)");
     client.query("select pg_sleep(0.05)");
     client.query("commit");
     assert_requests_carried(&Counters::read(&mut console).since(&before), 4);
-    let end = totals(&mut console);
+    let end = times(&mut console);
     assert!(end[0] - start[0] >= 100_000 && end[1] - start[1] >= 100_000, "{start:?} {end:?}");
 }
 

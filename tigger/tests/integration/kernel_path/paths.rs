@@ -10,9 +10,9 @@ use std::{
 
 use tigger_testkit::{Postgres, ProxyOptions, free_port, run, skipped};
 
-use super::{Counters, ask, assert_carried, figure, kernel_proxy, path_of, warm_up};
+use super::{Counters, ask, assert_carried, figure, kernel_proxy, path_of, times, warm_up};
 use crate::support::{Console, DEADLINE, assert_failed, options, postgres, proxy, proxy_by, until_logged};
-use crate::wire::Wire;
+use crate::wire::{Wire, cstr, message};
 
 #[test]
 fn a_client_that_asks_and_waits_is_carried() {
@@ -59,6 +59,25 @@ fn latencies() {
     let [queries, half, most] = latencies(&mut console);
     assert_eq!(queries, before + 52);
     assert!(half < 50_000 && (100_000..10_000_000).contains(&most), "{half} {most}");
+}
+
+/// Where a pair is taken back for a request, what it did before that request is no part of the query.
+#[test]
+fn idleness_is_no_part_of_a_query() {
+    let Some(postgres) = postgres() else { return };
+    let Some(proxy) = kernel_proxy(&options(postgres).pool_mode("session")) else { return };
+    let (mut console, mut client) = (Console::new(&proxy), Wire::new(&proxy));
+    warm_up(&mut console, &mut client);
+    let (before, start) = (Counters::read(&mut console), times(&mut console));
+    postgres.psql("select pg_sleep(0.5)").unwrap();
+    let query = message(b'Q', &cstr("select 1"));
+    client.send_raw(&query[..1]);
+    client.send_raw(&query[1..]);
+    assert_eq!(client.reply().value(), "1");
+    let left = Counters::read(&mut console).since(&before);
+    assert_eq!((left.get("left_split"), left.get("replies_user")), (1, 1), "{left:?}");
+    let end = times(&mut console);
+    assert!(end[0] - start[0] < 500_000 && end[1] - start[1] < 500_000, "{start:?} {end:?}");
 }
 
 #[test]
