@@ -25,13 +25,19 @@ fuzz_target!(|data: &[u8]| {
     let limits = ClientLimits {
         packet_len_max: if flags & 1 == 0 { MESSAGE_LEN_MAX } else { 50 },
         simple_query: flags & 2 == 0,
+        prepared_max: if flags & 16 == 0 { 0 } else { 2 },
     };
     let linked = flags & 4 == 0;
     let unknown = flags & 8 != 0;
-    let (whole, client, server) = run(input.whole(), limits, linked, unknown);
-    let (chunked, client_2, server_2) = run(input, limits, linked, unknown);
-    assert_eq!(format!("{server:?}"), format!("{server_2:?}"));
+    let prepares = limits.prepared_max > 0;
+    let (whole, client, server, sent) = run(input.whole(), limits, linked, unknown);
+    let (chunked, client_2, server_2, sent_2) = run(input, limits, linked, unknown);
     assert_eq!(chunked.end, whole.end);
+    if prepares {
+        assert_eq!(sent, sent_2);
+    } else {
+        assert_eq!(format!("{server:?}"), format!("{server_2:?}"));
+    }
     assert_eq!(client.at_border(), client_2.at_border());
     // One piece with an error in it is dropped; of several, those before the error were passed on. What a client
     // without a server sends before it says goodbye is dropped either way, and not counted.
@@ -40,7 +46,7 @@ fuzz_target!(|data: &[u8]| {
         Some(End::Terminate) if linked => assert_eq!(chunked.used, whole.used),
         _ => assert!(chunked.used >= whole.used),
     }
-    if linked && !unknown && whole.end.is_none() {
+    if linked && !unknown && !prepares && whole.end.is_none() {
         let mut told = new_server(false);
         for message in messages(input.stream) {
             match message {
@@ -53,7 +59,9 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-fn run(input: Chunked<'_>, limits: ClientLimits, linked: bool, unknown: bool) -> (Fed<End>, Client, Server) {
+/// What a client's bytes lead to. Of what the server is sent, only what is put in place of something.
+fn run(input: Chunked<'_>, limits: ClientLimits, linked: bool, unknown: bool) -> (Fed<End>, Client, Server, Vec<u8>) {
+    let mut sent = Vec::new();
     let mut client = Client::new(ParameterSet::new(&Tracked::new([])));
     let mut server = new_server(unknown);
     let fed = input.feed(|buf| {
@@ -74,6 +82,14 @@ fn run(input: Chunked<'_>, limits: ClientLimits, linked: bool, unknown: bool) ->
                     continue;
                 }
                 Ok(FromClient::Discard(n)) => (n, None),
+                Ok(FromClient::Splice { forward, skip, insert }) => {
+                    sent.extend(insert);
+                    while let Some(fake) = server.poll_fake() {
+                        sent.extend(fake);
+                    }
+                    used += forward + skip;
+                    continue;
+                }
                 Err(error) => (0, Some(End::Failed(error))),
             };
             used += n;
@@ -81,7 +97,7 @@ fn run(input: Chunked<'_>, limits: ClientLimits, linked: bool, unknown: bool) ->
         };
         (used, end)
     });
-    (fed, client, server)
+    (fed, client, server, sent)
 }
 
 /// A server; if `unknown`, one of which nobody can tell what it owes, so that it takes only one question at a time.

@@ -37,6 +37,14 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
+/// What follows a step.
+enum Then {
+    /// More bytes are needed.
+    Wait,
+    Ready,
+    GoOn,
+}
+
 fn run(mode: u8, requests: &[u8], input: Chunked<'_>) -> Seen {
     let tracked = Tracked::new([]);
     let mut server = Server::new(ParameterSet::new(&tracked));
@@ -54,24 +62,26 @@ fn run(mode: u8, requests: &[u8], input: Chunked<'_>) -> Seen {
                 0 => server
                     .handle_bytes(buf, &tracked, |position, value| parameters.push((position, value.to_owned())))
                     .map(|from| match from {
-                        FromServer::Forward(n) => (n, false),
-                        FromServer::Ready(n) => (n, true),
+                        FromServer::Forward(n) => (n, Then::Wait),
+                        FromServer::Ready(n) => (n, Then::Ready),
+                        FromServer::Splice { forward, skip, .. } => (forward + skip, Then::GoOn),
                     }),
                 1 => server.handle_own_reply(buf, &tracked, &mut failure).map(|own| match own {
-                    OwnQuery::More(n) => (n, false),
-                    OwnQuery::Done(n) | OwnQuery::Failed(n, _) => (n, true),
+                    OwnQuery::More(n) => (n, Then::Wait),
+                    OwnQuery::Done(n) | OwnQuery::Failed(n, _) => (n, Then::Ready),
                 }),
-                _ => server.handle_idle_bytes(buf, &tracked).map(|n| (n, false)),
+                _ => server.handle_idle_bytes(buf, &tracked).map(|n| (n, Then::Wait)),
             };
             match step {
                 Err(error) => break Some(error),
-                Ok((n, ready)) => {
+                Ok((n, then)) => {
                     used += n;
                     passed += n;
-                    if !ready {
-                        break None;
+                    match then {
+                        Then::Wait => break None,
+                        Then::Ready => readies.push(passed),
+                        Then::GoOn => {}
                     }
-                    readies.push(passed);
                 }
             }
         };

@@ -3,13 +3,20 @@
 //! No socket is here. The driver feeds what it read and does what the returned [`FromClient`] says.
 
 pub mod login;
+mod replace;
 pub mod startup;
+pub mod statements;
+
+use std::sync::Arc;
 
 use crate::error::Error;
 use crate::parameters::ParameterSet;
+use crate::prepared::Registry;
 use crate::server::Server;
 use crate::wire::frame::{Header, Walker};
 use crate::wire::frontend::{Frontend, Request};
+use replace::{Collecting, Replaced};
+use statements::ClientStatements;
 
 /// What clients may send, from the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +25,8 @@ pub struct ClientLimits {
     pub packet_len_max: u32,
     /// False with `disable_pqexec`: the simple query protocol is refused.
     pub simple_query: bool,
+    /// `max_prepared_statements`: most prepared statements kept on a server; 0 where they are none of our business.
+    pub prepared_max: u32,
 }
 
 /// A client after login.
@@ -26,11 +35,28 @@ pub struct Client {
     walker: Walker,
     /// Its values of the tracked parameters.
     pub parameters: ParameterSet,
+    /// Its prepared statements.
+    statements: Box<ClientStatements>,
+    /// A Parse that has not come as a whole.
+    collecting: Option<Box<Collecting>>,
+    /// What it did with prepared statements, to be counted.
+    uses: Uses,
+}
+
+/// What a client did with named prepared statements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Uses {
+    /// Parse messages of the client.
+    pub client_parses: u64,
+    /// Parse messages sent to servers.
+    pub server_parses: u64,
+    /// Bind messages.
+    pub binds: u64,
 }
 
 /// What to do with the bytes at the start of a client's buffer. What is not mentioned stays for the next call, together
 /// with more bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FromClient {
     /// Pass this many bytes to the linked server.
     Forward(usize),
@@ -43,12 +69,50 @@ pub enum FromClient {
     NeedServer,
     /// After this many bytes for the linked server (0 without one), the client says goodbye.
     Terminate(usize),
+    /// Pass `forward` bytes to the linked server, then `insert`, and drop the `skip` bytes after the forwarded ones. More
+    /// may follow at once. See [`Server::poll_fake`] for what the client is due now.
+    Splice {
+        /// Bytes for the server.
+        forward: usize,
+        /// Bytes that the server does not get.
+        skip: usize,
+        /// What it gets instead.
+        insert: Vec<u8>,
+    },
 }
 
 impl Client {
     /// A client that has just got its first ReadyForQuery.
     pub fn new(parameters: ParameterSet) -> Self {
-        Self { walker: Walker::default(), parameters }
+        Self {
+            walker: Walker::default(),
+            parameters,
+            statements: Box::new(ClientStatements::new(Arc::default())),
+            collecting: None,
+            uses: Uses::default(),
+        }
+    }
+
+    /// The same in a pool with these prepared statements.
+    #[must_use]
+    pub fn preparing(self, registry: Arc<Registry>) -> Self {
+        Self { statements: Box::new(ClientStatements::new(registry)), ..self }
+    }
+
+    /// Its prepared statements, as far as they are looked after.
+    pub fn statements(&mut self) -> &mut ClientStatements {
+        &mut self.statements
+    }
+
+    /// Its server goes back, so that nothing is unanswered.
+    pub fn unlink(&mut self, server: &mut Server) {
+        self.statements.correct(server.take_corrections());
+        self.statements.settle();
+    }
+
+    /// What it did with prepared statements since this was last asked.
+    pub fn take_uses(&mut self) -> Uses {
+        std::mem::take(&mut self.uses)
     }
 
     /// Goes on where the kernel path left off: `rest` bytes of the client's current message are still to come.
@@ -58,7 +122,7 @@ impl Client {
 
     /// True when the client's last byte ended a message.
     pub fn at_border(&self) -> bool {
-        self.walker.at_border()
+        self.walker.at_border() && self.collecting.is_none()
     }
 
     /// Walks bytes received while linked to `server`, which learns what it will owe.
@@ -67,6 +131,10 @@ impl Client {
     /// What the client is told before it is disconnected. Messages before the bad one may be counted as sent although
     /// they were not: the server must be closed unless it is idle.
     pub fn handle_bytes(&mut self, buf: &[u8], server: &mut Server, limits: ClientLimits) -> Result<FromClient, Error> {
+        self.statements.correct(server.take_corrections());
+        if self.collecting.is_some() {
+            return self.collect(buf, server, limits);
+        }
         let mut at = self.walker.pass(buf.len());
         while self.walker.at_border() {
             let Some(header) = Header::read(&buf[at..], limits.packet_len_max)? else { break };
@@ -74,7 +142,18 @@ impl Client {
                 Frontend::Terminate => return Ok(FromClient::Terminate(at)),
                 Frontend::Silent => server.handle_silent(),
                 Frontend::Request(_) if server.is_full() => return Ok(FromClient::Full(at)),
-                Frontend::Request(request) => server.handle_request(request),
+                Frontend::Request(request) => {
+                    if limits.prepared_max > 0 && matches!(header.kind, b'P' | b'B' | b'D' | b'C') {
+                        match self.replace(header, &buf[at..], server, limits)? {
+                            Replaced::No => {}
+                            Replaced::Later => break,
+                            Replaced::With { skip, insert } => {
+                                return Ok(FromClient::Splice { forward: at, skip, insert });
+                            }
+                        }
+                    }
+                    server.handle_request(request);
+                }
             }
             at += self.walker.enter(header, buf.len() - at);
         }
@@ -151,7 +230,7 @@ mod tests {
     use crate::wire::frame::MESSAGE_LEN_MAX;
     use crate::wire::frontend;
 
-    const LIMITS: ClientLimits = ClientLimits { packet_len_max: MESSAGE_LEN_MAX, simple_query: true };
+    const LIMITS: ClientLimits = ClientLimits { packet_len_max: MESSAGE_LEN_MAX, simple_query: true, prepared_max: 0 };
 
     fn new() -> (Client, Server) {
         let parameters = ParameterSet::new(&Tracked::new([]));
@@ -176,7 +255,7 @@ mod tests {
         check(b"p\0\0\0\x04", Err(Error::UnknownPacket));
         check(b"\x16\x03\x01\0\0", Err(Error::UnknownPacket));
         assert!(matches!(new().0.handle_bytes_unlinked(b"Q\0\0\0\x03", LIMITS), Err(Error::BadHeader(_))));
-        let small = ClientLimits { packet_len_max: 8, simple_query: true };
+        let small = ClientLimits { packet_len_max: 8, ..LIMITS };
         assert!(matches!(new().0.handle_bytes_unlinked(&query, small), Err(Error::BadHeader(_))));
         let no_query = ClientLimits { simple_query: false, ..LIMITS };
         assert_eq!(new().0.handle_bytes_unlinked(&query, no_query), Err(Error::QueryDisallowed));

@@ -27,6 +27,7 @@ pub enum Error {
     BadStartup(BadStartup),
     UnknownPacket,
     FailedToParse,
+    BrokenPacket(&'static str),
     QueryDisallowed,
     ConsoleExtendedQuery,
     UnencryptedAfterSsl,
@@ -48,6 +49,12 @@ pub enum Error {
     NoSuchDatabase(String),
     DatabaseDisabled(String),
     NotAllowed,
+    // Prepared statements.
+    PreparedInUse,
+    PreparedMissing,
+    TooManyPrepared,
+    ParseTooLong,
+    PreparedBehindCopy,
     // Limits and timeouts.
     TooManyClients,
     ClientLoginTimeout,
@@ -105,6 +112,8 @@ impl Error {
     pub fn sqlstate(&self) -> &str {
         match self {
             Self::ServerRefused(fields) if fields.sqlstate.len() == 5 => &fields.sqlstate,
+            Self::TooManyPrepared | Self::ParseTooLong => "54000",
+            Self::PreparedBehindCopy => "0A000",
             _ => "08P01",
         }
     }
@@ -140,6 +149,16 @@ impl Error {
             Self::BadStartup(_) => ("bad startup packet", Warning, "bad_packet"),
             Self::UnknownPacket => ("unknown pkt", Warning, "bad_packet"),
             Self::FailedToParse => ("failed to parse packet", Warning, "bad_packet"),
+            Self::BrokenPacket(text) => (text, Warning, "bad_packet"),
+            Self::PreparedInUse => ("prepared statement name is already in use", Warning, "prepared_statement"),
+            Self::PreparedMissing => ("prepared statement did not exist", Warning, "prepared_statement"),
+            Self::TooManyPrepared => ("too many prepared statements", Warning, "prepared_statement"),
+            Self::PreparedBehindCopy => (
+                "prepared statements behind a COPY that fails in a pipeline are not supported",
+                Warning,
+                "prepared_statement",
+            ),
+            Self::ParseTooLong => ("prepared statement is too long", Warning, "prepared_statement"),
             Self::QueryDisallowed => ("PQexec disallowed", Warning, "disallowed"),
             Self::ConsoleExtendedQuery => {
                 ("extended query protocol not supported by admin console", Warning, "disallowed")

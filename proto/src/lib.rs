@@ -12,6 +12,7 @@ pub mod client;
 pub mod error;
 pub mod parameters;
 pub mod pool;
+pub mod prepared;
 pub mod server;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

@@ -2,8 +2,11 @@
 //!
 //! No socket is here. The driver feeds what it read and does what the returned [`FromServer`] says.
 
+pub mod effect;
 pub mod login;
 pub mod outstanding;
+mod prepared;
+pub mod statements;
 
 use crate::error::Error;
 use crate::parameters::{ParameterSet, Tracked};
@@ -11,7 +14,10 @@ use crate::wire::backend::{self, TransactionStatus, kind};
 use crate::wire::error_response::ErrorFields;
 use crate::wire::frame::{HEADER_LEN, Header, MESSAGE_LEN_MAX, Walker};
 use crate::wire::frontend::Request;
-use outstanding::Outstanding;
+use effect::Correction;
+use outstanding::{Answer, Bad, Outstanding};
+use prepared::ends_all;
+use statements::ServerStatements;
 
 /// Longest ParameterStatus, ReadyForQuery or idle-time error that is waited for as a whole, in bytes. PostgreSQL's own
 /// parameters are far shorter; a server that sends longer ones is closed rather than buffered.
@@ -29,6 +35,8 @@ pub struct Server {
     /// Messages were sent behind the last one that is answered by ReadyForQuery: the server may not have read them.
     tail: bool,
     packet_len_max: u32,
+    statements: ServerStatements,
+    corrections: Vec<Correction>,
 }
 
 /// What to do with the bytes at the start of a server's buffer.
@@ -38,6 +46,27 @@ pub enum FromServer {
     Forward(usize),
     /// Pass this many bytes to the client: they end with a ReadyForQuery. See [`Server::is_idle`] for what it means.
     Ready(usize),
+    /// Pass `forward` bytes to the client, then `insert`, and drop the `skip` bytes after the forwarded ones.
+    Splice {
+        /// Bytes for the client.
+        forward: usize,
+        /// Bytes that are for nobody.
+        skip: usize,
+        /// A message that the server has not sent.
+        insert: Option<[u8; HEADER_LEN]>,
+    },
+}
+
+/// What a message of a server is.
+enum Message {
+    /// Not there, as far as it is needed.
+    Incomplete,
+    /// So many bytes that are the client's.
+    Pass(usize),
+    /// The same, up to the end of a ReadyForQuery.
+    Ready(usize),
+    /// So many bytes that are for nobody.
+    Swallow(usize),
 }
 
 /// How the query that a driver sends by itself (parameters, reset) went.
@@ -77,6 +106,8 @@ impl Server {
             doomed: false,
             tail: false,
             packet_len_max: MESSAGE_LEN_MAX,
+            statements: ServerStatements::default(),
+            corrections: Vec::new(),
         }
     }
 
@@ -194,28 +225,63 @@ impl Server {
         mut on_parameter: impl FnMut(usize, &str),
     ) -> Result<FromServer, Error> {
         let mut at = self.walker.pass(buf.len());
-        while let Some(header) = self.header(&buf[at..])? {
-            match header.kind {
-                kind::READY_FOR_QUERY => {
-                    let Some(body) = whole(header, &buf[at..])? else { break };
-                    self.ready(body)?;
-                    at += header.total();
-                    return Ok(FromServer::Ready(at));
+        loop {
+            if let Some(insert) = self.poll_fake() {
+                return Ok(FromServer::Splice { forward: at, skip: 0, insert: Some(insert) });
+            }
+            match self.handle_message(&buf[at..], tracked, &mut on_parameter) {
+                Ok(Message::Incomplete) => return Ok(FromServer::Forward(at)),
+                Ok(Message::Pass(n)) => at += n,
+                Ok(Message::Ready(n)) => return Ok(FromServer::Ready(at + n)),
+                Ok(Message::Swallow(n)) => return Ok(FromServer::Splice { forward: at, skip: n, insert: None }),
+                // What came before it is the client's: it is met again, in front.
+                Err(_) if at > 0 => return Ok(FromServer::Splice { forward: at, skip: 0, insert: None }),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// One message at the start of `buf`.
+    fn handle_message(
+        &mut self,
+        buf: &[u8],
+        tracked: &Tracked,
+        on_parameter: &mut impl FnMut(usize, &str),
+    ) -> Result<Message, Error> {
+        let Some(header) = self.header(buf)? else { return Ok(Message::Incomplete) };
+        let is_whole = match header.kind {
+            kind::READY_FOR_QUERY | kind::PARAMETER_STATUS => true,
+            kind::PARSE_COMPLETE | kind::CLOSE_COMPLETE => header.total() == HEADER_LEN,
+            kind::COMMAND_COMPLETE => ends_all(header),
+            _ => false,
+        };
+        if !is_whole {
+            if self.replied(header.kind)? == Answer::Swallow {
+                return Err(Error::ServerProtocol("bad ParseComplete or CloseComplete from server".into()));
+            }
+            return Ok(Message::Pass(self.walker.enter(header, buf.len())));
+        }
+        let Some(body) = whole(header, buf)? else { return Ok(Message::Incomplete) };
+        match header.kind {
+            kind::READY_FOR_QUERY => {
+                self.ready(body)?;
+                return Ok(Message::Ready(header.total()));
+            }
+            kind::PARAMETER_STATUS => {
+                if let Some((position, value)) = self.parameter(body, tracked)? {
+                    on_parameter(position, value);
                 }
-                kind::PARAMETER_STATUS => {
-                    let Some(body) = whole(header, &buf[at..])? else { break };
-                    if let Some((position, value)) = self.parameter(body, tracked)? {
-                        on_parameter(position, value);
-                    }
-                    at += header.total();
+            }
+            reply => {
+                if reply == kind::COMMAND_COMPLETE {
+                    self.completed(body);
                 }
-                reply => {
-                    self.replied(reply)?;
-                    at += self.walker.enter(header, buf.len() - at);
+                if self.replied(reply)? == Answer::Swallow {
+                    return Ok(Message::Swallow(header.total()));
                 }
             }
         }
-        Ok(FromServer::Forward(at))
+        Ok(Message::Pass(header.total()))
     }
 
     /// Walks bytes received while nobody is linked; returns how many were used. Parameters are noted, notices and
@@ -263,7 +329,8 @@ impl Server {
         let mut at = self.walker.pass(buf.len());
         while let Some(header) = self.header(&buf[at..])? {
             let wanted = [kind::READY_FOR_QUERY, kind::PARAMETER_STATUS, kind::ERROR_RESPONSE];
-            if !wanted.contains(&header.kind) {
+            let is_end_of_all = header.kind == kind::COMMAND_COMPLETE && ends_all(header);
+            if !wanted.contains(&header.kind) && !is_end_of_all {
                 self.replied(header.kind)?;
                 at += self.walker.enter(header, buf.len() - at);
                 continue;
@@ -273,12 +340,18 @@ impl Server {
             match header.kind {
                 kind::READY_FOR_QUERY => {
                     self.ready(body)?;
+                    // There is no client who would want to know.
+                    self.corrections.clear();
                     return Ok(match failure.take() {
                         Some(fields) => OwnQuery::Failed(at, fields),
                         None => OwnQuery::Done(at),
                     });
                 }
                 kind::PARAMETER_STATUS => drop(self.parameter(body, tracked)?),
+                kind::COMMAND_COMPLETE => {
+                    self.completed(body);
+                    self.replied(header.kind)?;
+                }
                 _ => {
                     self.replied(header.kind)?;
                     *failure = Some(ErrorFields::read(body));
@@ -295,10 +368,13 @@ impl Server {
         Header::read(buf, self.packet_len_max).map_err(|bad| Error::ServerProtocol(bad.to_string().into()))
     }
 
-    fn replied(&mut self, reply: u8) -> Result<(), Error> {
-        self.outstanding.handle_reply(reply).map_err(|outstanding::Unexpected| {
-            Error::ServerProtocol("server sent a reply that nothing asked for".into())
-        })
+    fn replied(&mut self, reply: u8) -> Result<Answer, Error> {
+        let answer = self.outstanding.handle_reply(reply).map_err(|bad| match bad {
+            Bad::Unexpected => Error::ServerProtocol("server sent a reply that nothing asked for".into()),
+            Bad::Doubtful => Error::PreparedBehindCopy,
+        })?;
+        self.learn();
+        Ok(answer)
     }
 
     fn ready(&mut self, body: &[u8]) -> Result<(), Error> {
@@ -367,6 +443,7 @@ mod tests {
                 let (n, is_ready) = match server.handle_bytes(&carry, &tracked, |_, _| {}).unwrap() {
                     FromServer::Forward(n) => (n, false),
                     FromServer::Ready(n) => (n, true),
+                    FromServer::Splice { .. } => panic!("nothing is prepared"),
                 };
                 client.extend(carry.drain(..n));
                 if !is_ready {

@@ -85,6 +85,7 @@ report! {
     links releases waits grants sets sets_failed resets resets_failed servers_spent clients_excused statements_refused
     welcome_waits waiters_left grants_returned clients_served clients_told
     logins login_failures evictions reserve_uses lifetimes_over idle_timeouts idle_servers_lost
+    parses_sent fakes replies_swallowed statements_unknown
     cancels cancels_hit kills hang_ups noises pauses reconnects limit_changes
 }
 

@@ -495,7 +495,12 @@ fn pool_config(config: &Config, line: Arc<Database>, user: &str) -> PoolConfig {
         database: line,
         link: LinkRules {
             mode: pool.pool_mode,
-            limits: ClientLimits { packet_len_max: settings.max_packet_size, simple_query: !settings.disable_pqexec },
+            limits: ClientLimits {
+                packet_len_max: settings.max_packet_size,
+                simple_query: !settings.disable_pqexec,
+                // In session mode the names of a client and those of its server are the same.
+                prepared_max: if pool.pool_mode == PoolMode::Session { 0 } else { settings.max_prepared_statements },
+            },
         },
         limits: PoolLimits {
             pool_size: pool.pool_size,

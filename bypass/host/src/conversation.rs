@@ -216,7 +216,8 @@ impl UserPath {
         if self.owed == 0 && !self.open {
             self.pending = (0, 0);
         }
-        let limits = ClientLimits { packet_len_max: self.rules.packet_len_max, simple_query: self.rules.simple_query };
+        let Rules { packet_len_max, simple_query, .. } = self.rules;
+        let limits = ClientLimits { packet_len_max, simple_query, prepared_max: 0 };
         let handled = self.client.handle_bytes(&seen[..len], &mut self.server, limits);
         assert_eq!(handled, Ok(FromClient::Forward(len)), "the user path would not have sent it: {seen:?}");
         let mut at = self.request.pass(len);
@@ -252,6 +253,8 @@ impl UserPath {
             match self.server.handle_bytes(&buf[at..], &self.tracked, |_, _| panic!("a parameter")) {
                 Ok(FromServer::Ready(n)) => (at, readies) = (at + n, readies + 1),
                 Ok(FromServer::Forward(n)) => break at += n,
+                // What is behind it is an error.
+                Ok(FromServer::Splice { forward, .. }) => at += forward,
                 // The programs judge ReadyForQuery when its status is there, this path when its length is.
                 Err(_) if ends_with_ready(&buf) => break self.backend.is_absurd = true,
                 Err(error) => panic!("the user path would not have sent it: {error} {buf:?}"),

@@ -19,6 +19,7 @@
 
 use std::collections::VecDeque;
 
+use super::effect::{Change, Effect};
 use crate::wire::backend::kind;
 use crate::wire::frontend::Request;
 
@@ -30,13 +31,55 @@ pub const OUTSTANDING_MAX: usize = 65_536;
 /// The queue of requests not answered yet.
 #[derive(Debug, Default)]
 pub struct Outstanding {
-    queue: VecDeque<Request>,
+    queue: VecDeque<Owed>,
+    /// How many of them are answered by ReadyForQuery.
+    enders: usize,
+    /// How many of them remove a prepared statement from the server.
+    removals: usize,
+    /// How many requests with a ReadyForQuery were sent so far.
+    groups: u64,
     mode: Mode,
     /// An extended query was begun and its ReadyForQuery has not come: although every request may be answered (after a
     /// Flush), the backend is in an implicit transaction.
     begun: bool,
     /// Requests that the COPY at the front of the queue may have ignored are not in the queue; this is how they end.
     doubt: Option<Group>,
+    /// What the last request that was answered has done to prepared statements.
+    done: Option<Box<Effect>>,
+    /// What requests would have done to them that an error has skipped.
+    skipped: Vec<Effect>,
+}
+
+/// A request that was sent, or answered in the server's place, and whose reply has not come.
+#[derive(Debug)]
+struct Owed {
+    request: Request,
+    answer: Answer,
+    effect: Option<Box<Effect>>,
+}
+
+/// Where the reply to a request comes from, and goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// From the server to the client.
+    Forward,
+    /// From the server to nobody: the client knows nothing of the request.
+    Swallow,
+    /// From the proxy to the client, in its turn: the server knows nothing of the request.
+    Fake,
+}
+
+impl Owed {
+    /// It removes a prepared statement from the server.
+    fn removes(&self) -> bool {
+        self.effect.as_ref().is_some_and(|effect| effect.on_server && effect.change == Change::Removed)
+    }
+}
+
+impl From<Request> for Owed {
+    fn from(request: Request) -> Self {
+        Self { request, answer: Answer::Forward, effect: None }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,9 +123,27 @@ enum Group {
     Open,
 }
 
-/// A reply that cannot belong to any request: the server broke the protocol, or we lost track of it.
+/// A reply that cannot be dealt with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unexpected;
+pub enum Bad {
+    /// It cannot belong to any request: the server broke the protocol, or we lost track of it.
+    Unexpected,
+    /// It leaves requests in doubt whose replies are not simply the client's.
+    Doubtful,
+}
+
+/// What becomes of a request that is sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prospect {
+    /// It is answered, unless one before it fails.
+    Answered,
+    /// It is skipped, up to a Sync.
+    Skipped,
+    /// The server reads COPY data: it swallows the request.
+    Swallowed,
+    /// Nobody can tell.
+    Unknown,
+}
 
 impl Outstanding {
     /// What a server owes that was sent `requests` since its last ReadyForQuery, of which it has answered the first
@@ -91,14 +152,14 @@ impl Outstanding {
         let mut outstanding = Self::default();
         requests.iter().for_each(|&request| outstanding.handle_request(request));
         for _ in 0..answers {
-            match outstanding.queue.front() {
+            match outstanding.queue.front().map(|owed| owed.request) {
                 // The rows of a Query, and its tag, are not its end.
                 None | Some(Request::Query | Request::FunctionCall | Request::Sync) => break,
                 Some(_) => drop(outstanding.queue.pop_front()),
             }
         }
         if failed {
-            outstanding.error();
+            outstanding.error().expect("nothing is in doubt: the kernel path has no COPY");
         }
         outstanding
     }
@@ -140,12 +201,12 @@ impl Outstanding {
         match (&mut self.mode, request) {
             (Mode::Normal, Request::CopyEnd) if self.queue.is_empty() => {}
             (Mode::Normal, _) => {
-                self.begun |= begins(&request);
-                self.queue.push_back(request);
+                self.begun |= begins(request);
+                self.push(request.into());
             }
             (Mode::SkipToSync, Request::Sync) => {
                 self.mode = Mode::Normal;
-                self.queue.push_back(request);
+                self.push(request.into());
             }
             (Mode::CopyIn, _) => {
                 if self.ignored(request) {
@@ -164,22 +225,85 @@ impl Outstanding {
         }
     }
 
+    /// What becomes of a request that is sent now.
+    pub fn prospect(&self) -> Prospect {
+        match self.mode {
+            Mode::Normal => Prospect::Answered,
+            Mode::SkipToSync => Prospect::Skipped,
+            Mode::CopyIn => Prospect::Swallowed,
+            Mode::Unknown { .. } | Mode::Ending { .. } | Mode::Leaving => Prospect::Unknown,
+        }
+    }
+
+    /// How many requests with a ReadyForQuery were sent so far: an error skips up to the next one.
+    pub fn group(&self) -> u64 {
+        self.groups
+    }
+
+    /// True when the server was told to remove prepared statements and has not answered: it may skip that.
+    pub fn is_removing(&self) -> bool {
+        self.removals > 0
+    }
+
+    /// True when a ReadyForQuery is owed, so that the transaction status may be another than the last one said.
+    pub fn owes_status(&self) -> bool {
+        self.enders > 0
+    }
+
+    /// Takes note of a Parse or Close that changes what statements there are. Only while requests are
+    /// [answered](Prospect::Answered).
+    pub fn handle_prepared(&mut self, request: Request, answer: Answer, effect: Effect) {
+        debug_assert_eq!(self.prospect(), Prospect::Answered);
+        self.begun |= answer != Answer::Fake;
+        self.push(Owed { request, answer, effect: Some(Box::new(effect)) });
+    }
+
+    /// Takes note of a request that the server is not sent because there is nothing to do.
+    pub fn handle_fake(&mut self, request: Request) {
+        debug_assert_eq!(self.prospect(), Prospect::Answered);
+        self.push(Owed { request, answer: Answer::Fake, effect: None });
+    }
+
+    /// The type byte of a reply that is due in the server's place. It is to be sent to the client before anything else.
+    pub fn poll_fake(&mut self) -> Option<u8> {
+        let fake = self.queue.pop_front_if(|owed| owed.answer == Answer::Fake)?;
+        self.done = fake.effect;
+        self.drop_ignored();
+        Some(if fake.request == Request::Parse { kind::PARSE_COMPLETE } else { kind::CLOSE_COMPLETE })
+    }
+
+    /// What the last reply says was done to prepared statements.
+    pub fn take_done(&mut self) -> Option<Box<Effect>> {
+        self.done.take()
+    }
+
+    /// What was not done to them because of an error.
+    pub fn take_skipped(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.skipped)
+    }
+
+    /// What requests without an answer yet do to prepared statements, in their order.
+    pub fn effects(&self) -> impl Iterator<Item = &Effect> {
+        self.queue.iter().filter_map(|owed| owed.effect.as_deref())
+    }
+
     /// A request that a backend in COPY-in mode ignores or swallows, if it gets so far; true if it ends the mode.
     fn ignored(&mut self, request: Request) -> bool {
         let sync = request == Request::Sync;
         // After the error of an Execute everything up to a Sync is skipped anyway.
-        let skipped = self.doubt.is_none() && self.queue.front() != Some(&Request::Query);
+        let skipped = self.doubt.is_none() && self.first() != Some(Request::Query);
         if sync || (!skipped && request != Request::CopyEnd) {
             self.doubt = Some(self.doubt.unwrap_or_default().then(request));
         }
         !sync
     }
 
-    /// Takes note of a reply of type `reply`.
+    /// Takes note of a reply of type `reply`, and tells whether it is for the client ([`Answer::Forward`]) or for nobody.
     ///
     /// # Errors
-    /// [`Unexpected`] for a ReadyForQuery that nothing asked for.
-    pub fn handle_reply(&mut self, reply: u8) -> Result<(), Unexpected> {
+    /// [`Bad::Unexpected`] for a ReadyForQuery that nothing asked for, [`Bad::Doubtful`] for the error of a COPY with prepared
+    /// statements behind it.
+    pub fn handle_reply(&mut self, reply: u8) -> Result<Answer, Bad> {
         if let Mode::Ending { answering } = &mut self.mode
             && !matches!(reply, kind::NOTICE_RESPONSE | kind::NOTIFICATION_RESPONSE)
         {
@@ -187,20 +311,44 @@ impl Outstanding {
         }
         match reply {
             kind::READY_FOR_QUERY => self.ready()?,
-            kind::ERROR_RESPONSE => self.error(),
+            kind::ERROR_RESPONSE => self.error()?,
             kind::COPY_IN_RESPONSE | kind::COPY_BOTH_RESPONSE => self.copy_in(),
-            kind::PARSE_COMPLETE => self.answered(Request::Parse),
-            kind::BIND_COMPLETE => self.answered(Request::Bind),
-            kind::CLOSE_COMPLETE => self.answered(Request::Close),
-            kind::ROW_DESCRIPTION | kind::NO_DATA => self.answered(Request::Describe),
+            kind::PARSE_COMPLETE => return Ok(self.answered(Request::Parse)),
+            kind::BIND_COMPLETE => return Ok(self.answered(Request::Bind)),
+            kind::CLOSE_COMPLETE => return Ok(self.answered(Request::Close)),
+            kind::ROW_DESCRIPTION | kind::NO_DATA => return Ok(self.answered(Request::Describe)),
             kind::COMMAND_COMPLETE | kind::EMPTY_QUERY_RESPONSE | kind::PORTAL_SUSPENDED => {
                 self.doubt = None;
                 self.copied();
-                self.answered(Request::Execute);
+                return Ok(self.answered(Request::Execute));
             }
             _ => {}
         }
-        Ok(())
+        Ok(Answer::Forward)
+    }
+
+    fn push(&mut self, owed: Owed) {
+        self.enders += usize::from(ends(owed.request));
+        self.groups += u64::from(ends(owed.request));
+        self.removals += usize::from(owed.removes());
+        self.queue.push_back(owed);
+    }
+
+    fn first(&self) -> Option<Request> {
+        self.queue.front().map(|owed| owed.request)
+    }
+
+    /// Forgets the requests before the one at `position`, which an error has skipped.
+    fn skip(&mut self, position: usize) {
+        for owed in self.queue.drain(..position) {
+            self.enders -= usize::from(ends(owed.request));
+            self.removals -= usize::from(owed.removes());
+            self.skipped.extend(owed.effect.map(|effect| *effect));
+        }
+    }
+
+    fn skip_all(&mut self) {
+        self.skip(self.queue.len());
     }
 
     fn copied(&mut self) {
@@ -209,21 +357,23 @@ impl Outstanding {
         }
     }
 
-    fn answered(&mut self, request: Request) {
-        if self.queue.front() == Some(&request) {
-            self.queue.pop_front();
-            self.drop_ignored();
-        }
+    fn answered(&mut self, request: Request) -> Answer {
+        let Some(owed) = self.queue.pop_front_if(|owed| owed.request == request) else { return Answer::Forward };
+        debug_assert!(owed.answer != Answer::Fake, "it was to be polled before");
+        self.removals -= usize::from(owed.removes());
+        self.done = owed.effect;
+        self.drop_ignored();
+        owed.answer
     }
 
     /// CopyDone and CopyFail at the front met a backend that was not in COPY-in mode.
     fn drop_ignored(&mut self) {
-        while self.queue.front() == Some(&Request::CopyEnd) {
+        while self.first() == Some(Request::CopyEnd) {
             self.queue.pop_front();
         }
     }
 
-    fn ready(&mut self) -> Result<(), Unexpected> {
+    fn ready(&mut self) -> Result<(), Bad> {
         match &mut self.mode {
             Mode::Ending { .. } | Mode::Leaving => return Ok(()),
             Mode::Unknown { asked, ready, .. } => {
@@ -233,38 +383,43 @@ impl Outstanding {
             Mode::CopyIn => self.mode = Mode::Normal,
             Mode::Normal | Mode::SkipToSync => {}
         }
-        let position = self.queue.iter().position(ends).ok_or(Unexpected)?;
-        self.queue.drain(..=position);
-        self.begun = self.queue.iter().any(begins);
+        let position = self.queue.iter().position(|owed| ends(owed.request)).ok_or(Bad::Unexpected)?;
+        self.skip(position + 1);
+        self.begun = self.queue.iter().any(|owed| begins(owed.request) && owed.answer != Answer::Fake);
         self.doubt = None;
         self.drop_ignored();
         Ok(())
     }
 
-    fn error(&mut self) {
+    fn error(&mut self) -> Result<(), Bad> {
+        let is_plain = |owed: &Owed| owed.answer == Answer::Forward && owed.effect.is_none();
+        if self.doubt.is_some() && !self.queue.iter().all(is_plain) {
+            return Err(Bad::Doubtful);
+        }
         if let Some(group) = self.doubt.take() {
-            let group = self.queue.iter().skip(1).fold(group, |group, &request| group.then(request));
-            let rest_asks = self.queue.iter().skip(1).any(|&request| request == Request::Sync);
-            let asked = rest_asks || self.queue.front() == Some(&Request::Query);
-            self.queue.clear();
+            let group = self.queue.iter().skip(1).fold(group, |group, owed| group.then(owed.request));
+            let rest_asks = self.queue.iter().skip(1).any(|owed| owed.request == Request::Sync);
+            let asked = rest_asks || self.first() == Some(Request::Query);
+            self.skip_all();
             self.mode = Mode::Unknown { asked, group, ready: false, copying: false };
-            return;
+            return Ok(());
         }
         self.copied();
         if self.mode == Mode::CopyIn {
             self.mode = Mode::Normal;
         }
-        match self.queue.front() {
+        match self.first() {
             None if self.mode == Mode::Normal => self.mode = Mode::Leaving,
             None | Some(Request::Sync | Request::Query | Request::FunctionCall) => {}
-            Some(_) => match self.queue.iter().position(|request| *request == Request::Sync) {
-                Some(sync) => drop(self.queue.drain(..sync)),
+            Some(_) => match self.queue.iter().position(|owed| owed.request == Request::Sync) {
+                Some(sync) => self.skip(sync),
                 None => {
-                    self.queue.clear();
+                    self.skip_all();
                     self.mode = Mode::SkipToSync;
                 }
             },
         }
+        Ok(())
     }
 
     /// The request at the front put the backend into COPY-in mode: find what it does with the requests already sent.
@@ -282,7 +437,10 @@ impl Outstanding {
             _ => return,
         }
         while let Some(next) = self.queue.remove(1) {
-            if self.ignored(next) {
+            self.enders -= usize::from(ends(next.request));
+            self.removals -= usize::from(next.removes());
+            self.skipped.extend(next.effect.map(|effect| *effect));
+            if next.answer != Answer::Fake && self.ignored(next.request) {
                 return;
             }
         }
@@ -291,13 +449,13 @@ impl Outstanding {
 }
 
 /// True for requests that are answered by ReadyForQuery.
-fn ends(request: &Request) -> bool {
+fn ends(request: Request) -> bool {
     matches!(request, Request::Sync | Request::Query | Request::FunctionCall)
 }
 
 /// True for the requests of an extended query up to its Sync.
-fn begins(request: &Request) -> bool {
-    !ends(request) && *request != Request::CopyEnd
+fn begins(request: Request) -> bool {
+    !ends(request) && request != Request::CopyEnd
 }
 
 impl Group {
@@ -326,7 +484,7 @@ mod tests {
             match word.as_bytes() {
                 b"." => assert!(outstanding.is_empty(), "{script}: {outstanding:?}"),
                 b"!" => assert!(!outstanding.is_empty(), "{script}: {outstanding:?}"),
-                [b'<', reply] => outstanding.handle_reply(*reply).unwrap(),
+                [b'<', reply] => drop(outstanding.handle_reply(*reply).unwrap()),
                 [kind] => match crate::wire::frontend::Frontend::from_kind(*kind) {
                     Some(crate::wire::frontend::Frontend::Request(request)) => outstanding.handle_request(request),
                     other => panic!("{script}: {other:?}"),
@@ -425,9 +583,11 @@ mod tests {
             }
         }
         let resumed = Outstanding::resume(&requests, answers, failed);
+        let requests =
+            |outstanding: &Outstanding| -> Vec<Request> { outstanding.queue.iter().map(|owed| owed.request).collect() };
         assert_eq!(
-            (&resumed.queue, resumed.mode, resumed.begun),
-            (&handled.queue, handled.mode, handled.begun),
+            (requests(&resumed), resumed.mode, resumed.begun),
+            (requests(&handled), handled.mode, handled.begun),
             "{script}"
         );
     }
@@ -463,9 +623,9 @@ mod tests {
 
     #[test]
     fn a_ready_that_nothing_asked_for() {
-        assert_eq!(Outstanding::default().handle_reply(b'Z'), Err(Unexpected));
+        assert_eq!(Outstanding::default().handle_reply(b'Z'), Err(Bad::Unexpected));
         let mut outstanding = Outstanding::default();
         outstanding.handle_request(Request::Parse);
-        assert_eq!(outstanding.handle_reply(b'Z'), Err(Unexpected));
+        assert_eq!(outstanding.handle_reply(b'Z'), Err(Bad::Unexpected));
     }
 }

@@ -188,6 +188,26 @@ impl BackendModel {
         self.work.is_none() && self.input.starts_with(b"X")
     }
 
+    /// Whether it has said, or will say to what came, an error with a SQLSTATE that begins so.
+    pub(super) fn says_error(&mut self, sqlstate: &str, hits: &Hits) -> bool {
+        while self.step(hits) {}
+        // What is wrong with a message may be known before it has come as a whole.
+        if !self.input.is_empty() {
+            return true;
+        }
+        let mut at = 0;
+        while let Ok(Some(header)) = Header::read(&self.output[at..], MESSAGE_LEN_MAX) {
+            let Some(body) = self.output.get(at + HEADER_LEN..at + header.total()) else { break };
+            if header.kind == kind::ERROR_RESPONSE
+                && error_response::ErrorFields::read(body).sqlstate.starts_with(sqlstate)
+            {
+                return true;
+            }
+            at += header.total();
+        }
+        false
+    }
+
     /// True when more input is needed to go on.
     pub(super) fn is_quiet(&self) -> bool {
         self.work.is_none()
@@ -264,7 +284,7 @@ impl BackendModel {
             b'Q' => self.work = Some(Work::Query(text(0))),
             b'F' => self.work = Some(Work::Function(text(0))),
             b'P' => self.parse(text(0), text(1))?,
-            b'B' => self.bind(text(0), &text(1))?,
+            b'B' => self.bind(text(0), &text(1), bound_value(body))?,
             b'D' => self.describe(body[0], &texts_from(body, 1))?,
             b'E' => {
                 let rows = body.last_chunk::<4>().map_or(0, |bytes| u32::from_be_bytes(*bytes) as usize);
@@ -309,11 +329,12 @@ impl BackendModel {
         }
     }
 
-    fn bind(&mut self, portal: String, name: &str) -> Result<(), SqlError> {
+    fn bind(&mut self, portal: String, name: &str, value: Option<&str>) -> Result<(), SqlError> {
         let Some(sql) = self.statements.get(name).cloned() else {
             return sql_error("26000", format!("prepared statement \"{name}\" does not exist"));
         };
         self.start(&Statement::read(&sql), &sql)?;
+        let sql = value.map_or(sql.clone(), |value| sql.replace("$1", value));
         self.portals.insert(portal, Portal { sql, row: 0, runs: 0 });
         self.write(kind::BIND_COMPLETE, &[]);
         Ok(())
@@ -454,6 +475,14 @@ impl BackendModel {
 }
 
 /// The texts at the start of a body.
+/// The only parameter of a Bind, if it has one: behind two names, the number of formats and that of parameters.
+fn bound_value(body: &[u8]) -> Option<&str> {
+    let mut parts = body.splitn(3, |&byte| byte == 0).skip(2);
+    let [0, 0, 0, 1, len @ ..] = parts.next()? else { return None };
+    let (len, rest) = len.split_first_chunk::<4>()?;
+    std::str::from_utf8(rest.get(..u32::from_be_bytes(*len) as usize)?).ok()
+}
+
 fn texts(body: &[u8]) -> Vec<String> {
     body.split(|&byte| byte == 0).take(2).map(|text| String::from_utf8_lossy(text).into_owned()).collect()
 }

@@ -133,6 +133,11 @@ impl Checker {
         }
     }
 
+    /// Whether a backend of its own would refuse something with this SQLSTATE.
+    pub(super) fn expects_error(&mut self, sqlstate: &str, hits: &Hits) -> bool {
+        self.excused || self.reference.says_error(sqlstate, hits)
+    }
+
     pub(super) fn fault(&self, text: &str) -> String {
         format!("client {} {text}", self.client)
     }

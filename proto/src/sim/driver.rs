@@ -2,6 +2,8 @@
 //! unlinks them, and carries out what pools ask for. Each function is one step; steps of different connections mix in
 //! any order.
 
+use std::sync::Arc;
+
 use super::world::{Link, Outcome, Phase, SimServer, World};
 use crate::client::{Client, ClientLimits, FromClient};
 use crate::error::Error;
@@ -9,8 +11,6 @@ use crate::pool::{Claim, Grant, PoolMode, Purpose, ServerId};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frame::MESSAGE_LEN_MAX;
 use crate::wire::frontend;
-
-const LIMITS: ClientLimits = ClientLimits { packet_len_max: MESSAGE_LEN_MAX, simple_query: true };
 
 /// Most bytes read from a client before they are handled.
 const UNREAD_MAX: usize = 16 * 1024;
@@ -40,7 +40,7 @@ impl World {
         let client = &mut self.clients[c];
         let mut parameters = client.start_up.clone();
         parameters.fill_unset(&self.pools[client.pool].welcome);
-        client.core = Some(Client::new(parameters));
+        client.core = Some(Client::new(parameters).preparing(Arc::clone(&self.pools[client.pool].registry)));
         client.phase = Phase::Unlinked;
     }
 
@@ -66,28 +66,72 @@ impl World {
     pub(super) fn advance(&mut self, c: usize) -> Outcome {
         loop {
             let client = &mut self.clients[c];
+            let limits = ClientLimits {
+                packet_len_max: MESSAGE_LEN_MAX,
+                simple_query: true,
+                prepared_max: self.pools[client.pool].prepared_max,
+            };
             let Some(core) = client.core.as_mut() else { return Ok(()) };
             if client.unread.is_empty() {
                 return Ok(());
             }
             let said = match &mut client.phase {
-                Phase::Unlinked => core.handle_bytes_unlinked(&client.unread, LIMITS),
+                Phase::Unlinked => core.handle_bytes_unlinked(&client.unread, limits),
                 Phase::Linked(link) if link.server.unsent.is_empty() => {
-                    core.handle_bytes(&client.unread, &mut link.server.core, LIMITS)
+                    core.handle_bytes(&client.unread, &mut link.server.core, limits)
                 }
                 _ => return Ok(()),
             };
-            match said.map_err(|error| format!("client {c} was refused: {error}"))? {
+            let said = match said {
+                Ok(said) => said,
+                Err(error @ (Error::PreparedMissing | Error::PreparedInUse | Error::PreparedBehindCopy)) => {
+                    return self.refuse(c, &error);
+                }
+                Err(error) => return Err(format!("client {c} was refused: {error}")),
+            };
+            match said {
                 FromClient::Discard(0) | FromClient::Forward(0) | FromClient::Full(0) => return Ok(()),
                 FromClient::Discard(n) => drop(client.unread.drain(..n)),
                 FromClient::NeedServer => self.claim(c)?,
                 FromClient::Forward(n) | FromClient::Full(n) => self.forward(c, n)?,
+                FromClient::Splice { forward, skip, insert } => self.splice(c, forward, skip, &insert)?,
                 FromClient::Terminate(n) => {
                     self.forward(c, n)?;
                     return self.end_client(c);
                 }
             }
         }
+    }
+
+    /// The client names a prepared statement that it does not have, or has already: unlike a backend, the proxy ends it.
+    pub(super) fn refuse(&mut self, c: usize, error: &Error) -> Outcome {
+        let p = self.clients[c].pool;
+        if let Phase::Linked(link) = std::mem::replace(&mut self.clients[c].phase, Phase::Closed) {
+            self.close_server(p, &link);
+            if link.server.core.at_border() {
+                self.tell(c, error)?;
+            } else {
+                self.clients[c].checker.killed = true;
+            }
+        }
+        self.report.statements_unknown += 1;
+        self.act(p)
+    }
+
+    /// A message goes on as another, or is answered at once.
+    fn splice(&mut self, c: usize, forward: usize, skip: usize, insert: &[u8]) -> Outcome {
+        let client = &mut self.clients[c];
+        let Phase::Linked(link) = &mut client.phase else { return Ok(()) };
+        link.server.unsent.extend(client.unread.drain(..forward));
+        link.server.unsent.extend(insert);
+        client.unread.drain(..skip);
+        while let Some(fake) = link.server.core.poll_fake() {
+            client.unsent.extend(fake);
+            self.report.fakes += 1;
+        }
+        let uses = client.core.as_mut().expect("it is linked").take_uses();
+        self.report.parses_sent += uses.server_parses;
+        self.forward(c, 0)
     }
 
     fn forward(&mut self, c: usize, n: usize) -> Outcome {
@@ -150,7 +194,8 @@ impl World {
                     self.report.grants_returned += 1;
                 }
             }
-            Phase::Linked(link) => {
+            Phase::Linked(mut link) => {
+                client.core.as_mut().expect("it is linked").unlink(&mut link.server.core);
                 let idle = link.server.core.is_idle() && at_border && link.server.unsent.is_empty();
                 match self.pools[p].mode {
                     PoolMode::Session if idle => self.begin_test(p, link),
@@ -172,6 +217,15 @@ impl World {
             Error::ServerCrashed => client.checker.killed || client.checker.excused,
             Error::StatementPooling => pool.mode == PoolMode::Statement,
             Error::InvalidServerParameter => client.bad_start_up,
+            // Or another error comes first, which the proxy does not know of yet.
+            Error::PreparedMissing | Error::PreparedInUse => client.checker.expects_error("", &self.hits),
+            // The COPY has failed, or is about to fail.
+            Error::PreparedBehindCopy => {
+                let fails = ["22P04", "57014", "42809", "08P01"];
+                client.checker.killed
+                    || client.checker.in_doubt
+                    || fails.iter().any(|code| client.checker.expects_error(code, &self.hits))
+            }
             Error::ServerLoginFailing(_) | Error::ServerRefused(_) => self.report.login_failures > 0,
             _ => false,
         };
@@ -231,6 +285,9 @@ impl World {
     fn link(&mut self, c: usize, id: ServerId, mut server: SimServer) -> Outcome {
         self.check_link(c, id, &server)?;
         self.report.links += 1;
+        if server.core.take_corrections().next().is_some() {
+            return Err(format!("client {c} gets a server that has news for another"));
+        }
         let client = &mut self.clients[c];
         let core = client.core.as_ref().expect("a client that claims is welcomed");
         if self.trace {
@@ -273,7 +330,8 @@ impl World {
             self.write_to_server(c, usize::MAX);
             return Ok(());
         }
-        let Phase::Linked(link) = std::mem::replace(&mut client.phase, Phase::Unlinked) else { return Ok(()) };
+        let Phase::Linked(mut link) = std::mem::replace(&mut client.phase, Phase::Unlinked) else { return Ok(()) };
+        client.core.as_mut().expect("it is linked").unlink(&mut link.server.core);
         if refused {
             self.report.statements_refused += 1;
             self.close_server(p, &link);

@@ -39,11 +39,32 @@ pub(super) struct Style {
     pub(super) blocks: bool,
     /// Longest row.
     pub(super) size_max: usize,
+    pub(super) kept: Kept,
+}
+
+/// Whether prepared statements outlive the transaction in which they were made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    No,
+    /// They are on the client's only server.
+    ByServer,
+    /// The proxy brings them to each server. A name that does not exist ends the client.
+    ByProxy,
 }
 
 /// Writes the script of `client`.
 pub(super) fn write(random: &mut Random, client: u32, units: usize, style: Style) -> Vec<Segment> {
-    let mut writer = Writer { random, client, number: 0, names: 0, out: Vec::new(), segments: Vec::new(), style };
+    let mut writer = Writer {
+        random,
+        client,
+        number: 0,
+        names: 0,
+        kept: Vec::new(),
+        fresh: Vec::new(),
+        out: Vec::new(),
+        segments: Vec::new(),
+        style,
+    };
     for _ in 0..units {
         writer.unit();
         let then = if writer.random.chance(style.waits) { Then::Wait } else { Then::GoOn };
@@ -66,6 +87,11 @@ struct Writer<'a> {
     client: u32,
     number: u32,
     names: u32,
+    /// Names of prepared statements that have `$1` for their token.
+    kept: Vec<String>,
+    /// Those of them that are used only once the client has waited for replies: if a Parse fails, what is sent behind the
+    /// next Sync names a statement that is not there, and the proxy may not know that yet.
+    fresh: Vec<String>,
     out: Vec<u8>,
     segments: Vec<Segment>,
     style: Style,
@@ -73,7 +99,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn unit(&mut self) {
-        match self.random.below(20) {
+        match self.random.below(21) {
             0..=3 => self.simple(),
             4 => self.several(),
             5..=7 if self.style.blocks => self.block(),
@@ -84,12 +110,16 @@ impl Writer<'_> {
             16 => self.show(),
             17 => self.stray(),
             18 => self.function(),
+            19 if self.style.kept != Kept::No => self.deallocate(),
             _ => self.pipeline(),
         }
     }
 
     fn end_segment(&mut self, then: Then) {
         self.segments.push(Segment { bytes: std::mem::take(&mut self.out), then });
+        if then == Then::Wait {
+            self.kept.append(&mut self.fresh);
+        }
     }
 
     /// In the midst of a unit, a client that waits at all may wait for what it has asked for.
@@ -202,6 +232,10 @@ impl Writer<'_> {
     /// Requests of the extended protocol up to a Sync.
     fn extended(&mut self) {
         for _ in 0..self.random.between(1, 3) {
+            if self.style.kept != Kept::No && self.random.chance(50) {
+                self.kept_statement();
+                continue;
+            }
             let sql = self.statement();
             self.names += 1;
             let name = if self.random.chance(50) { String::new() } else { format!("s{}_{}", self.client, self.names) };
@@ -215,7 +249,8 @@ impl Writer<'_> {
             }
             let portal = self.random.pick(&["", "portal"]);
             // Now and then a statement that is not there.
-            let bound = if self.random.chance(4) { "nowhere" } else { &name };
+            let is_missing = self.style.kept != Kept::ByProxy && self.random.chance(4);
+            let bound = if is_missing { "nowhere" } else { &name };
             self.bind(portal, bound);
             if self.random.chance(50) {
                 self.named(b'D', b'P', portal);
@@ -240,6 +275,62 @@ impl Writer<'_> {
             self.simple();
         }
         self.sync();
+    }
+
+    /// Prepares a statement that clients have in common, or uses or closes one that was prepared before.
+    fn kept_statement(&mut self) {
+        let is_new = self.kept.len() + self.fresh.len() < 4 && self.random.chance(40);
+        let name = match () {
+            () if is_new => self.new_statement(),
+            () if self.kept.is_empty() => return,
+            () => self.kept[self.random.below(self.kept.len())].clone(),
+        };
+        if self.random.chance(30) {
+            self.named(b'D', b'S', &name);
+        }
+        for _ in 0..self.random.between(0, 2) {
+            let token = self.token();
+            self.bind_value("", &name, &token.to_string());
+            self.execute("", 0);
+        }
+        // Where an error before it skips this, the name goes on to exist; so it is not given again.
+        if self.random.chance(15) {
+            self.named(b'C', b'S', &name);
+            self.kept.retain(|kept| *kept != name);
+        } else if is_new {
+            self.fresh.push(name.clone());
+        }
+    }
+
+    fn new_statement(&mut self) -> String {
+        self.names += 1;
+        // Of two lengths, which clients do not have in common.
+        let name = format!("k{}{}", self.names, self.random.pick(&["", "_long"]));
+        let (rows, size) = (self.random.below(3), self.random.pick(&[5, 50]));
+        let select = format!("select $1 {rows} {size}");
+        let sql = self.random.pick(&[&select, &select, "notice $1", "error $1"]).to_owned();
+        self.parse(&name, &sql);
+        name
+    }
+
+    /// All prepared statements go, or one is made twice; what follows must know.
+    fn deallocate(&mut self) {
+        if self.style.waits == 0 {
+            return;
+        }
+        self.end_segment(Then::Wait);
+        match self.kept.first().cloned() {
+            Some(name) if self.random.chance(20) => {
+                self.parse(&name, "notice $1");
+                self.sync();
+            }
+            _ => {
+                let token = self.token();
+                self.query(&format!("deallocate {token}"));
+                self.kept.clear();
+            }
+        }
+        self.end_segment(Then::Wait);
     }
 
     fn copy_statement(&mut self) -> String {
@@ -340,6 +431,14 @@ impl Writer<'_> {
 
     fn bind(&mut self, portal: &str, name: &str) {
         self.message(b'B', format!("{portal}\0{name}\0\0\0\0\0\0\0").as_bytes());
+    }
+
+    fn bind_value(&mut self, portal: &str, name: &str, value: &str) {
+        let mut body = format!("{portal}\0{name}\0\0\0\0\x01").into_bytes();
+        body.extend((value.len() as u32).to_be_bytes());
+        body.extend_from_slice(value.as_bytes());
+        body.extend([0, 0]);
+        self.message(b'B', &body);
     }
 
     fn execute(&mut self, portal: &str, rows: u32) {

@@ -35,10 +35,12 @@ impl World {
     fn server_gone(&mut self, c: usize) -> Outcome {
         let p = self.clients[c].pool;
         let client = &mut self.clients[c];
-        let (Phase::Linked(link) | Phase::Setting(link, _)) = std::mem::replace(&mut client.phase, Phase::Closed)
+        let (Phase::Linked(mut link) | Phase::Setting(mut link, _)) =
+            std::mem::replace(&mut client.phase, Phase::Closed)
         else {
             return Ok(());
         };
+        client.core.as_mut().expect("it is linked").unlink(&mut link.server.core);
         // It cannot be told from a crash just then, which is excused.
         let over = self.backends[link.server.backend].model.over;
         if link.server.core.has_ended() && over {
@@ -61,16 +63,31 @@ impl World {
             let client = &mut self.clients[c];
             let Phase::Linked(link) = &mut client.phase else { return Ok(()) };
             let server = &mut link.server;
-            let parameters = &mut client.core.as_mut().expect("it is linked").parameters;
+            let core = client.core.as_mut().expect("it is linked");
+            let parameters = &mut core.parameters;
             let said = server.core.handle_bytes(&server.unread, &self.tracked, |at, value| parameters.set(at, value));
-            let (n, ready) = match said.map_err(|error| format!("client {c}, backend {}: {error}", server.backend))? {
-                FromServer::Forward(n) => (n, false),
-                FromServer::Ready(n) => (n, true),
-            };
+            if said == Err(Error::PreparedBehindCopy) {
+                client.checker.killed |= !self.backends[server.backend].alive;
+                return self.refuse(c, &Error::PreparedBehindCopy);
+            }
+            let (n, ready, then) =
+                match said.map_err(|error| format!("client {c}, backend {}: {error}", server.backend))? {
+                    FromServer::Forward(n) => (n, false, None),
+                    FromServer::Ready(n) => (n, true, None),
+                    FromServer::Splice { forward, skip, insert } => (forward, false, Some((skip, insert))),
+                };
             if !self.backends[server.backend].alive {
                 client.checker.killed = true; // its last words may be among them
             }
             client.unsent.extend(server.unread.drain(..n));
+            if let Some((skip, insert)) = then {
+                client.unsent.extend(insert.into_iter().flatten());
+                server.unread.drain(..skip);
+                self.report.fakes += u64::from(insert.is_some());
+                self.report.replies_swallowed += u64::from(skip > 0);
+                self.settle(c, false)?;
+                continue;
+            }
             // Also the end of a notice may have been what kept the link.
             if n > 0 {
                 self.settle(c, ready)?;

@@ -8,8 +8,9 @@
 //! defer c1q7                fails at commit           notice c1q7            a notice and no rows
 //! begin, commit, rollback   as in PostgreSQL          show c1q7 NAME         the value of a parameter
 //! -- c1q7                   an empty query            discard all            the reset query
-//!                                                     set c1q7 NAME=VALUE    (the proxy's own: SET NAME='VALUE')
+//! deallocate c1q7           DEALLOCATE ALL            set c1q7 NAME=VALUE    (the proxy's own: SET NAME='VALUE')
 //! ```
+//! In a prepared statement, `$1` stands for the token, which comes with Bind: so that clients have statements in common.
 
 use std::fmt;
 
@@ -52,6 +53,7 @@ pub(super) enum Statement {
     Show(String),
     Set(String, String),
     Discard,
+    Deallocate,
 }
 
 impl Statement {
@@ -71,6 +73,7 @@ impl Statement {
             "notice" => Self::Notice,
             "show" => Self::Show(words.get(2).copied().unwrap_or_default().to_owned()),
             "discard" => Self::Discard,
+            "deallocate" => Self::Deallocate,
             "set" | "SET" => match sql.split_once('=') {
                 Some((name, value)) => {
                     Self::Set(name.split_whitespace().last().unwrap_or_default().to_owned(), unquote(value.trim()))

@@ -8,12 +8,13 @@ use super::backend::{BackendModel, Dialect, Hits, Parameters};
 use super::checker::Checker;
 use super::pipe::Pipe;
 use super::random::Random;
-use super::script::{self, PARAMETERS, Segment, Style, Then};
+use super::script::{self, Kept, PARAMETERS, Segment, Style, Then};
 use super::{Options, Report};
 use crate::client::Client;
 use crate::parameters::{ParameterSet, Tracked};
 use crate::pool::quota::Quota;
 use crate::pool::{ClientId, Grant, Pool, PoolLimits, PoolMode, ServerId, Ticket};
+use crate::prepared::Registry;
 use crate::server::Server;
 use crate::wire::error_response::ErrorFields;
 
@@ -56,6 +57,9 @@ pub(super) struct SimPool {
     pub(super) queue: VecDeque<usize>,
     /// Values of a server that has just logged in.
     pub(super) welcome: ParameterSet,
+    pub(super) registry: Arc<Registry>,
+    /// Most prepared statements of a server; 0 = they are not looked after.
+    pub(super) prepared_max: u32,
 }
 
 /// A server as the proxy has it: its state and what was read and not yet handled, or handled and not yet written.
@@ -213,7 +217,12 @@ impl World {
         }
         let quotas = (Arc::clone(&self.databases[database].quota), Arc::clone(&self.users[user].quota));
         let pool = Pool::new(limits, quotas.0, quotas.1);
-        self.pools.push(SimPool { pool, mode, database, user, limits, queue: VecDeque::new(), welcome });
+        let prepared_max = match mode {
+            PoolMode::Session => 0,
+            _ => self.random.pick(&[0, 1, 2, 5, 200]),
+        };
+        let (queue, registry) = (VecDeque::new(), Arc::default());
+        self.pools.push(SimPool { pool, mode, database, user, limits, queue, welcome, registry, prepared_max });
     }
 
     pub(super) fn limits(&mut self) -> PoolLimits {
@@ -243,7 +252,12 @@ impl World {
         let pool = random.below(self.pools.len());
         let blocks = self.pools[pool].mode != PoolMode::Statement || random.chance(10);
         let size_max = if random.chance(10) { 200_000 } else { 3000 };
-        let style = Style { waits: random.pick(&[0, 50, 80, 100]), blocks, size_max };
+        let kept = match self.pools[pool].mode {
+            PoolMode::Session => Kept::ByServer,
+            _ if self.pools[pool].prepared_max > 0 => Kept::ByProxy,
+            _ => Kept::No,
+        };
+        let style = Style { waits: random.pick(&[0, 50, 80, 100]), blocks, size_max, kept };
         let units = random.between(1, 12);
         let script = script::write(random, client as u32, units, style).into();
         let capacity = if size_max > 3000 { 65536 } else { random.pick(&[20, 300, 8192, 65536]) };

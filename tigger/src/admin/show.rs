@@ -264,6 +264,7 @@ struct Socket<'a> {
     link: u64,
     remote_pid: u32,
     application_name: &'a str,
+    prepared: usize,
 }
 
 impl Socket<'_> {
@@ -289,7 +290,7 @@ impl Socket<'_> {
             self.remote_pid,
             "",
             self.application_name,
-            0,
+            self.prepared,
             self.serial,
         ]
     }
@@ -327,6 +328,7 @@ fn clients(pooler: &Arc<Pooler>) -> Vec<Row> {
             link: links.get(&info.id).copied().unwrap_or_else(|| info.server()),
             remote_pid: 0,
             application_name: &login.application_name,
+            prepared: info.prepared.load(Ordering::Relaxed),
         };
         let mut row = socket.row();
         row.push(Some(path(pooler, info, login.pool.as_deref())));
@@ -398,6 +400,7 @@ fn pool_servers(pool: &Arc<Pool>) -> Vec<Row> {
             link,
             remote_pid: info.remote_pid,
             application_name: &application_name,
+            prepared: info.prepared.load(Ordering::Relaxed),
         };
         Some(socket.row())
     };

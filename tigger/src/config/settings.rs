@@ -70,6 +70,8 @@ settings! {
     logfile: Option<PathBuf>,
     /// Most clients.
     max_client_conn: u32,
+    /// Named prepared statements kept on each server; 0 = they are not tracked.
+    max_prepared_statements: u32,
     /// Most servers of a database; `None` = not limited.
     max_db_connections: Option<u32>,
     /// Largest message in bytes.

@@ -1,7 +1,7 @@
 //! The registry of clients: whom the console lists, cancel requests look up, and administrators disconnect.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 
@@ -29,6 +29,8 @@ pub struct ClientInfo {
     pub connected_at: u64,
     /// Microseconds since 1970 of its last request.
     pub request_at: AtomicU64,
+    /// How many prepared statements it has, where they are tracked.
+    pub prepared: AtomicUsize,
     login: Mutex<Option<LoggedIn>>,
     activity: AtomicU8,
     /// Serial of the server it is linked to, 0 for none.
@@ -84,6 +86,7 @@ impl ClientInfo {
             connected_at: now,
             request_at: AtomicU64::new(now),
             login: Mutex::default(),
+            prepared: AtomicUsize::new(0),
             activity: AtomicU8::new(Activity::Active as u8),
             server: AtomicU64::new(0),
             end: End::default(),

@@ -1,6 +1,6 @@
 //! Opening a server: connect, log in, give it to its pool.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -99,6 +99,7 @@ async fn open(pool: &Arc<Pool>, config: &PoolConfig, id: ServerId) -> Result<Ope
                     connected_at: unix_micros(),
                     request_at: AtomicU64::new(unix_micros()),
                     remote_pid: key.first_chunk().map_or(0, |pid| u32::from_be_bytes(*pid)),
+                    prepared: AtomicUsize::new(0),
                     application_name: Mutex::new(welcome.application_name().into()),
                     kernel: Mutex::new(kernel.as_ref().map(KernelServer::watch).unwrap_or_default()),
                 });

@@ -12,6 +12,7 @@ use tigger_proto::parameters::Tracked;
 use tigger_proto::pool::quota::{Quota, Scope};
 use tigger_proto::pool::shared::{Look, Shared};
 use tigger_proto::pool::{Action, Grant, Pool as Core, PoolLimits, PoolMode, ServerId};
+use tigger_proto::prepared::Registry;
 use tigger_proto::server::login::{ServerSecret, Welcome};
 use tokio::sync::oneshot;
 
@@ -44,6 +45,8 @@ pub struct Pool {
     carried_before: Mutex<Carried>,
     /// Names of the tracked parameters.
     pub tracked: Arc<Tracked>,
+    /// The prepared statements of its clients and servers.
+    pub prepared: Arc<Registry>,
     config: ArcSwap<PoolConfig>,
     core: Mutex<PoolCore>,
     kernel_path: Arc<KernelPath>,
@@ -126,6 +129,7 @@ impl Pool {
             latencies: Histogram::default(),
             carried_before: Mutex::default(),
             tracked: Arc::clone(&pooler.tracked),
+            prepared: Arc::default(),
             core: Mutex::new(core),
             kernel_path: Arc::clone(&pooler.kernel_path),
             shared,

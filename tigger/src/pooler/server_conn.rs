@@ -1,7 +1,7 @@
 //! A connection to a server: its socket, what the protocol knows of it, and what the console shows.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 
@@ -54,6 +54,8 @@ pub struct ServerInfo {
     pub request_at: AtomicU64,
     /// The process id it reported.
     pub remote_pid: u32,
+    /// How many prepared statements it has, where they are tracked.
+    pub prepared: AtomicUsize,
     /// `application_name` as it has it now.
     pub application_name: Mutex<Arc<str>>,
     /// What the kernel path does with it.

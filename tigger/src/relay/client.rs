@@ -50,7 +50,7 @@ enum Next {
     /// A request needs a server; it is in `carry`.
     Request,
     /// The kernel path gave the client back with its server.
-    TakenBack(Link),
+    TakenBack(Box<Link>),
 }
 
 /// Why a client is disconnected, and whether it is told.
@@ -106,7 +106,7 @@ impl ClientConn {
                 self.introduce(&mut server);
                 Link::new(server, self.pool.link_rules(), asked)
             }
-            Next::TakenBack(link) => link,
+            Next::TakenBack(link) => *link,
         };
         let Some(mut link) = self.push(link)? else { return Ok(()) };
         if self.kernel.as_ref().is_some_and(|kernel| kernel.is_remote()) {
@@ -132,7 +132,7 @@ impl ClientConn {
             if !self.carry.is_empty()
                 && let Some(link) = self.reclaim().await?
             {
-                return Ok(Next::TakenBack(link));
+                return Ok(Next::TakenBack(Box::new(link)));
             }
             match self.client.handle_bytes_unlinked(&self.carry, limits).map_err(Farewell::Told)? {
                 FromClient::NeedServer => return Ok(Next::Request),
@@ -144,6 +144,7 @@ impl ClientConn {
                         continue;
                     }
                 }
+                FromClient::Splice { .. } => unreachable!("only a linked client's messages are replaced"),
             }
             self.carry.shrink_to(IDLE_CARRY_LEN);
             self.hand_over();
@@ -167,7 +168,7 @@ impl ClientConn {
             })
             .await?;
             if let Some(link) = taken {
-                return Ok(Next::TakenBack(link));
+                return Ok(Next::TakenBack(Box::new(link)));
             }
         }
     }
@@ -315,9 +316,10 @@ impl ClientConn {
     /// The link ended: the server goes where it belongs.
     pub(super) fn unlink(&mut self, link: Link, end: LinkEnd) -> Result<(), Farewell> {
         let whole = link.is_whole(self);
-        let Link { server, tally, last_ready, xact_start, .. } = link;
+        let Link { mut server, tally, last_ready, xact_start, .. } = link;
         self.guard.info.set_server(0);
         self.pool.counters.add(&tally);
+        self.client.unlink(&mut server.server);
         if end == LinkEnd::HandedOver {
             self.hand_over_pair(server, xact_start);
             return Ok(());

@@ -1,5 +1,7 @@
 //! A linked pair: bytes move both ways until the server is released or something ends.
 
+use std::borrow::Cow;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -174,7 +176,7 @@ impl Link {
     /// Server to client.
     fn poll_server(&mut self, client: &mut ClientConn, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
         let mut scratch = Scratch::take();
-        let ServerConn { stream, server, unread, info, .. } = &mut *self.server;
+        let ServerConn { stream, server, unread, info, delivered, .. } = &mut *self.server;
         let len = match scratch.poll_fill(stream, cx, unread) {
             Poll::Pending => return Ok(false),
             Poll::Ready(None) if server.has_ended() => return Err(LinkEnd::Released),
@@ -182,8 +184,7 @@ impl Link {
             Poll::Ready(Some(len)) => len,
         };
         let ClientConn { client: peer, guard, pool, .. } = client;
-        let mut used = 0;
-        let (mut readies, mut transactions) = (0, 0);
+        let mut replies = Replies { delivered: *delivered, ..Replies::default() };
         let result = loop {
             let reported = |position: usize, value: &str| {
                 peer.parameters.set(position, value);
@@ -192,10 +193,13 @@ impl Link {
                     *info.application_name.lock().expect("nobody panics with this lock") = value.into();
                 }
             };
-            match server.handle_bytes(&scratch[used..len], &pool.tracked, reported) {
+            match server.handle_bytes(&scratch[replies.used..len], &pool.tracked, reported) {
                 Ok(FromServer::Forward(n)) => {
-                    used += n;
+                    replies.used += n;
                     break Ok(());
+                }
+                Ok(FromServer::Splice { forward, skip, insert }) => {
+                    replies.splice(&scratch, forward, skip, insert.as_ref().map_or(&[], |message| message));
                 }
                 // The client must not read that its transaction has begun.
                 Ok(FromServer::Ready(_))
@@ -204,9 +208,9 @@ impl Link {
                     break Err(LinkEnd::ClientFails(Error::StatementPooling));
                 }
                 Ok(FromServer::Ready(n)) => {
-                    used += n;
-                    readies += 1;
-                    transactions += u64::from(server.status() == TransactionStatus::Idle);
+                    replies.used += n;
+                    replies.readies += 1;
+                    replies.transactions += u64::from(server.status() == TransactionStatus::Idle);
                     if server.is_idle() && self.rules.mode != PoolMode::Session {
                         break Ok(());
                     }
@@ -215,22 +219,21 @@ impl Link {
             }
         };
         unread.clear();
-        unread.extend_from_slice(&scratch[used..len]);
-        self.tally.bytes_sent += used as u64;
-        let known = used.min(self.server.delivered);
-        self.server.delivered -= known;
-        let bytes = &scratch[known..used];
-        if result.is_ok() && readies > 0 {
-            let time = self.handle_ready(readies, transactions);
-            client.pool.latencies.add(time, readies);
+        unread.extend_from_slice(&scratch[replies.used..len]);
+        *delivered = replies.still_delivered();
+        let bytes = replies.bytes(&scratch);
+        self.tally.bytes_sent += (replies.used - replies.skipped) as u64;
+        if result.is_ok() && replies.readies > 0 {
+            let time = self.handle_ready(replies.readies, replies.transactions);
+            client.pool.latencies.add(time, replies.readies);
             // Before the client can have an answer to it: the server goes to the next, and the client to where its next
             // request is looked for.
             if client.carry.is_empty() && (self.is_over(client) || self.may_hand_over(client)) {
-                client.to_client.keep(bytes);
+                client.to_client.keep(&bytes);
                 return Ok(true);
             }
         }
-        let sent = client.send_replies(cx, bytes);
+        let sent = client.send_replies(cx, &bytes);
         result?;
         sent.map_err(|_| LinkEnd::ClientLeft(Error::ClientUnexpectedEof))?;
         Ok(true)
@@ -285,24 +288,107 @@ impl Link {
         if self.tally.query_count > 0 && !self.server.server.owes() {
             self.query_start = Instant::now();
         }
-        let result = client.client.handle_bytes(bytes, &mut self.server.server, self.rules.limits);
-        let (used, left) = match result.map_err(LinkEnd::ClientFails)? {
-            FromClient::Forward(n) => (n, None),
-            FromClient::Full(n) => {
-                self.unwalked = true;
-                (n, None)
-            }
-            FromClient::Terminate(n) => (n, Some(Error::ClientClose)),
-            FromClient::Discard(_) | FromClient::NeedServer => unreachable!("a linked client has a server"),
-        };
-        if self.to_server.send(&mut self.server.stream, cx, &bytes[..used]).is_err() {
-            self.to_server = Pending::default();
-        }
+        let (used, left) = self.walk(client, cx, bytes)?;
         client.carry.clear();
         client.carry.extend_from_slice(&bytes[used..]);
         match left {
             Some(reason) => Err(LinkEnd::ClientLeft(reason)),
             None => Ok(used > 0),
         }
+    }
+
+    /// Sends what goes on to the server; gives how much of the bytes is done with, and why the client leaves, if so.
+    fn walk(
+        &mut self,
+        client: &mut ClientConn,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Result<(usize, Option<Error>), LinkEnd> {
+        let mut used = 0;
+        loop {
+            let rest = &bytes[used..];
+            let result = client.client.handle_bytes(rest, &mut self.server.server, self.rules.limits);
+            let (n, left) = match result.map_err(LinkEnd::ClientFails)? {
+                FromClient::Forward(n) => (n, None),
+                FromClient::Full(n) => {
+                    self.unwalked = true;
+                    (n, None)
+                }
+                FromClient::Terminate(n) => (n, Some(Error::ClientClose)),
+                FromClient::Splice { forward, skip, insert } => {
+                    used += forward + skip;
+                    self.send(cx, &[&rest[..forward], &insert].concat());
+                    self.answer(client, cx)?;
+                    continue;
+                }
+                FromClient::Discard(_) | FromClient::NeedServer => unreachable!("a linked client has a server"),
+            };
+            self.send(cx, &rest[..n]);
+            return Ok((used + n, left));
+        }
+    }
+
+    fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) {
+        if self.to_server.send(&mut self.server.stream, cx, bytes).is_err() {
+            self.to_server = Pending::default();
+        }
+    }
+
+    /// Answers the requests to which the answer is ours, as far as it is their turn.
+    fn answer(&mut self, client: &mut ClientConn, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
+        let uses = client.client.take_uses();
+        self.tally.client_parse_count += uses.client_parses;
+        self.tally.server_parse_count += uses.server_parses;
+        self.tally.bind_count += uses.binds;
+        client.guard.info.prepared.store(client.client.statements().len(), Ordering::Relaxed);
+        self.server.info.prepared.store(self.server.server.statements().len(), Ordering::Relaxed);
+        let mut replies = Vec::new();
+        while let Some(message) = self.server.server.poll_fake() {
+            replies.extend_from_slice(&message);
+        }
+        if replies.is_empty() {
+            return Ok(());
+        }
+        self.tally.bytes_sent += replies.len() as u64;
+        client.send_replies(cx, &replies).map_err(|_| LinkEnd::ClientLeft(Error::ClientUnexpectedEof))
+    }
+}
+
+/// What was found in the bytes of a server.
+#[derive(Default)]
+struct Replies {
+    /// Bytes of the client's, as far as they are not the server's bytes from `from` on.
+    spliced: Vec<u8>,
+    from: usize,
+    /// Bytes that are done with.
+    used: usize,
+    /// Those of them that are for nobody.
+    skipped: usize,
+    /// The first bytes, which the client has already.
+    delivered: usize,
+    readies: u64,
+    transactions: u64,
+}
+
+impl Replies {
+    /// `forward` bytes are the client's, the next `skip` ones are not, and it gets `insert` instead.
+    fn splice(&mut self, scratch: &[u8], forward: usize, skip: usize, insert: &[u8]) {
+        let end = self.used + forward;
+        self.spliced.extend_from_slice(&scratch[self.from.max(self.delivered).min(end)..end]);
+        self.spliced.extend_from_slice(insert);
+        self.used = end + skip;
+        self.from = self.used;
+        self.skipped += skip;
+    }
+
+    /// What the client gets.
+    fn bytes<'a>(&self, scratch: &'a [u8]) -> Cow<'a, [u8]> {
+        let rest = &scratch[self.from.max(self.delivered).min(self.used)..self.used];
+        if self.spliced.is_empty() { rest.into() } else { [&self.spliced, rest].concat().into() }
+    }
+
+    /// Bytes that are not done with and that the client has already.
+    fn still_delivered(&self) -> usize {
+        self.delivered.saturating_sub(self.used)
     }
 }

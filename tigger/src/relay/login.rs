@@ -40,7 +40,7 @@ pub(super) async fn serve(pooler: Arc<Pooler>, guard: Guard, stream: Stream) {
 }
 
 enum Outcome {
-    Client(ClientConn),
+    Client(Box<ClientConn>),
     Console(Box<admin::Session>),
     /// A cancel request, or no login.
     Over,
@@ -278,17 +278,17 @@ impl Attempt<'_> {
         let Self { guard, stream, carry, pooler, .. } = self;
         let pooler = Arc::clone(pooler);
         match target {
-            Target::Pool(pool, startup) => Outcome::Client(ClientConn {
+            Target::Pool(pool, startup) => Outcome::Client(Box::new(ClientConn {
                 kernel: kernel_client(&pool, &guard.info, &stream),
                 drain_timer: None,
                 stream,
-                client: Client::new(startup.parameters),
+                client: Client::new(startup.parameters).preparing(Arc::clone(&pool.prepared)),
                 guard,
                 pool,
                 pooler,
                 carry,
                 to_client: Pending::default(),
-            }),
+            })),
             Target::Console(access, startup) => {
                 Outcome::Console(Box::new(admin::Session::new(pooler, guard, stream, carry, *access, startup.user)))
             }

@@ -18,6 +18,7 @@ mod many_clients;
 mod parameters;
 mod pgbench;
 mod pools;
+mod prepared;
 mod programs;
 mod psql;
 mod reload;

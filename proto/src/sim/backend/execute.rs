@@ -150,6 +150,10 @@ impl BackendModel {
                 self.report(self.dialect.reports_at_once);
                 "DISCARD ALL".to_owned()
             }
+            Statement::Deallocate => {
+                self.statements.clear();
+                "DEALLOCATE ALL".to_owned()
+            }
         };
         Ok(Outcome::Complete(tag))
     }

@@ -139,9 +139,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "max_prepared_statements",
-        Kind::Count(None),
+        Kind::Count(Some(|s| &mut s.max_prepared_statements)),
         Some("200"),
-        "Named prepared statements kept on each server in transaction and statement mode; 0 turns their tracking \
-         off.",
+        "Named prepared statements kept on each server in transaction and statement mode, those used last; what a client \
+         has prepared is there on whichever server it gets. 0 turns that off, and names go to servers as they are.",
     ),
 ];

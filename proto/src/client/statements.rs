@@ -1,0 +1,236 @@
+//! The prepared statements that a client has named, and the messages that name them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::prepared::{Registry, Statement};
+use crate::server::effect::{Change, Correction, Effect};
+use crate::wire::frame::{HEADER_LEN, Header};
+
+/// Most prepared statements of a client. PostgreSQL has no such limit, but its backend's memory pays for them; here it is
+/// that of all.
+pub const STATEMENTS_MAX: usize = 65_536;
+
+/// Longest names of a portal and a statement together, in bytes: they must be there as a whole.
+const NAMES_LEN_MAX: usize = 4096;
+
+/// The prepared statements of one client.
+#[derive(Debug)]
+pub struct ClientStatements {
+    registry: Arc<Registry>,
+    /// What names will stand for when all that was sent is done.
+    known: HashMap<Arc<[u8]>, Named>,
+    /// What they stand for, by what was answered.
+    certain: HashMap<Arc<[u8]>, Arc<Statement>>,
+    /// Some of `known` stand for nothing.
+    nothing: bool,
+    /// Some of `known` were not told.
+    untold: bool,
+    /// Names that were told and do not stand for a statement any more.
+    gone: Vec<Arc<[u8]>>,
+}
+
+/// What a name stands for.
+#[derive(Clone, Debug)]
+enum Named {
+    Statement {
+        statement: Arc<Statement>,
+        /// [`ClientStatements::take_changes`] has told it.
+        told: bool,
+    },
+    /// Nothing, because of an error that requests sent behind it may not know of yet: the server says so.
+    Nothing,
+}
+
+/// What a name stands for, when it is used.
+pub(super) enum Meaning {
+    Statement(Arc<Statement>),
+    /// The server is asked, which has none of that name.
+    Nothing,
+}
+
+/// How names have changed.
+#[derive(Debug, Default)]
+pub struct NameChanges {
+    /// These stand for nothing any more.
+    pub gone: Vec<Arc<[u8]>>,
+    /// These stand for other statements than before.
+    pub new: Vec<(Arc<[u8]>, Arc<Statement>)>,
+}
+
+impl ClientStatements {
+    /// None, of a pool with these.
+    pub fn new(registry: Arc<Registry>) -> Self {
+        Self {
+            registry,
+            known: HashMap::new(),
+            certain: HashMap::new(),
+            nothing: false,
+            untold: false,
+            gone: Vec::new(),
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// What has changed since this was last asked.
+    pub fn take_changes(&mut self) -> NameChanges {
+        let mut changes = NameChanges { gone: std::mem::take(&mut self.gone), new: Vec::new() };
+        if std::mem::take(&mut self.untold) {
+            for (name, named) in &mut self.known {
+                if let Named::Statement { statement, told: told @ false } = named {
+                    *told = true;
+                    changes.new.push((name.clone(), Arc::clone(statement)));
+                }
+            }
+        }
+        changes
+    }
+
+    /// The client prepares `body` as `name`.
+    pub(super) fn create(&mut self, name: &[u8], body: &[u8]) -> Result<(Arc<[u8]>, Arc<Statement>), Error> {
+        match self.known.get(name) {
+            Some(Named::Statement { .. }) => return Err(Error::PreparedInUse),
+            None if self.known.len() >= STATEMENTS_MAX => return Err(Error::TooManyPrepared),
+            _ => {}
+        }
+        let (name, statement) = (Arc::from(name), self.registry.intern(name.len(), body));
+        self.insert(Arc::clone(&name), Arc::clone(&statement));
+        Ok((name, statement))
+    }
+
+    pub(super) fn find(&self, name: &[u8]) -> Result<Meaning, Error> {
+        match self.known.get(name) {
+            Some(Named::Statement { statement, .. }) => Ok(Meaning::Statement(Arc::clone(statement))),
+            Some(Named::Nothing) => Ok(Meaning::Nothing),
+            None => Err(Error::PreparedMissing),
+        }
+    }
+
+    /// The client closes `name`.
+    pub(super) fn remove(&mut self, name: &[u8]) -> Option<(Arc<[u8]>, Arc<Statement>)> {
+        let (name, named) = self.known.remove_entry(name)?;
+        let Named::Statement { statement, told } = named else { return None };
+        if told {
+            self.gone.push(Arc::clone(&name));
+        }
+        Some((name, statement))
+    }
+
+    /// What the server's replies have shown.
+    pub(super) fn correct(&mut self, corrections: impl Iterator<Item = Correction>) {
+        for correction in corrections {
+            match correction {
+                Correction::Done(Effect { change: Change::Created, statement, name: Some(name), .. }) => {
+                    self.certain.insert(name, statement);
+                }
+                Correction::Done(Effect { name, .. }) => drop(name.and_then(|name| self.certain.remove(&name))),
+                Correction::AllGone => self.certain.clear(),
+                Correction::Skipped { names, pending } => {
+                    self.restore(pending);
+                    for name in names {
+                        self.nothing = true;
+                        self.known.entry(name).or_insert(Named::Nothing);
+                    }
+                }
+            }
+        }
+    }
+
+    /// An error has skipped something: what names stand for, and will stand for when these are done.
+    fn restore(&mut self, pending: Vec<Effect>) {
+        let mut names = self.certain.clone();
+        for Effect { change, statement, name, .. } in pending {
+            match (change, name) {
+                (Change::Created, Some(name)) => drop(names.insert(name, statement)),
+                (Change::Removed, Some(name)) => drop(names.remove(&name)),
+                (_, None) => {}
+            }
+        }
+        let mut old = std::mem::take(&mut self.known);
+        for (name, statement) in names {
+            match old.remove(&name) {
+                Some(Named::Statement { statement: before, told }) if Arc::ptr_eq(&before, &statement) => {
+                    self.known.insert(name, Named::Statement { statement, told });
+                }
+                _ => self.insert(name, statement),
+            }
+        }
+        let told = old.into_iter().filter(|(_, named)| matches!(named, Named::Statement { told: true, .. }));
+        self.gone.extend(told.map(|(name, _)| name));
+    }
+
+    /// Every request is answered: the client knows of each error.
+    pub(super) fn settle(&mut self) {
+        if std::mem::take(&mut self.nothing) {
+            self.known.retain(|_, named| matches!(named, Named::Statement { .. }));
+        }
+    }
+
+    fn insert(&mut self, name: Arc<[u8]>, statement: Arc<Statement>) {
+        self.untold = true;
+        self.known.insert(name, Named::Statement { statement, told: false });
+    }
+}
+
+/// The statement that a message names, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Name<'a> {
+    /// The name; empty for the unnamed statement, and for messages that name none.
+    pub(super) name: &'a [u8],
+    /// Where it begins in the message.
+    pub(super) at: usize,
+}
+
+impl<'a> Name<'a> {
+    /// Reads a Parse, Bind, Describe or Close at the start of `buf`; `None` when its names are not there as a whole.
+    pub(super) fn read(header: Header, buf: &'a [u8]) -> Result<Option<Self>, Error> {
+        let message = &buf[..buf.len().min(header.total())];
+        let broken = || Error::BrokenPacket(packet_name(header.kind));
+        // The end of a name that is not there yet, or cannot come.
+        let missing = |from: usize| match () {
+            () if message.len() == header.total() || message.len() - from > NAMES_LEN_MAX => Err(broken()),
+            () => Ok(None),
+        };
+        let mut at = HEADER_LEN;
+        match header.kind {
+            b'B' => match cstr_len(&message[at..]) {
+                Some(len) => at += len + 1,
+                None => return missing(at),
+            },
+            b'D' | b'C' => match message.get(at) {
+                Some(b'S') => at += 1,
+                Some(_) => return Ok(Some(Self { name: b"", at })),
+                None => return missing(at),
+            },
+            _ => {}
+        }
+        match cstr_len(&message[at..]) {
+            Some(len) if at + len > NAMES_LEN_MAX => Err(broken()),
+            Some(len) => Ok(Some(Self { name: &message[at..at + len], at })),
+            None => missing(at),
+        }
+    }
+}
+
+fn cstr_len(bytes: &[u8]) -> Option<usize> {
+    bytes.iter().position(|&byte| byte == 0)
+}
+
+fn packet_name(kind: u8) -> &'static str {
+    match kind {
+        b'P' => "broken Parse packet",
+        b'B' => "broken Bind packet",
+        b'D' => "broken Describe packet",
+        _ => "broken Close packet",
+    }
+}

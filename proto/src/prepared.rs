@@ -1,0 +1,201 @@
+//! Named prepared statements in transaction and statement pooling: what a client has prepared on one server is there on
+//! whichever it gets next.
+//!
+//! Clients that prepare the same text with the same parameter types share one [`Statement`], which has a name of its own
+//! on servers. Where it can, that name is as long as the client's, so that the kernel path can write it over the other
+//! in place: clients with names of different lengths do not share.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, Weak};
+
+use crate::wire::backend::message;
+
+/// What a prepared statement is, whoever has prepared it.
+#[derive(Debug)]
+pub struct Statement {
+    id: u32,
+    name: Box<str>,
+    /// What follows the name in a Parse message: the text, and the types of parameters.
+    body: Box<[u8]>,
+    /// Length of the names by which clients know it.
+    client_len: usize,
+    registry: Arc<Registry>,
+}
+
+impl Statement {
+    /// Names it among the statements of its pool; given again when nobody has the statement any more. Low numbers first.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Its name on servers.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// True if its name on servers is as long as the client's.
+    pub fn is_in_place(&self) -> bool {
+        self.name.len() == self.client_len
+    }
+
+    /// Appends the Parse message that creates it on a server.
+    pub fn parse(&self, out: &mut Vec<u8>) {
+        message(out, b'P', |out| {
+            out.extend_from_slice(self.name.as_bytes());
+            out.push(0);
+            out.extend_from_slice(&self.body);
+        });
+    }
+
+    /// Appends the Close message that removes it from a server.
+    pub fn close(&self, out: &mut Vec<u8>) {
+        message(out, b'C', |out| {
+            out.push(b'S');
+            out.extend_from_slice(self.name.as_bytes());
+            out.push(0);
+        });
+    }
+}
+
+impl Drop for Statement {
+    fn drop(&mut self) {
+        self.registry.forget(self);
+    }
+}
+
+/// The statements of one pool that a client or a server has.
+#[derive(Debug, Default)]
+pub struct Registry {
+    statements: Mutex<Statements>,
+    hasher: RandomState,
+}
+
+#[derive(Debug, Default)]
+struct Statements {
+    /// By the hash of what they are.
+    known: HashMap<u64, Vec<Weak<Statement>>>,
+    /// Ids below `next` that nobody has.
+    free: BTreeSet<u32>,
+    next: u32,
+}
+
+impl Registry {
+    /// The statement with this text and these types (`body`, the rest of a Parse message behind the name), for clients
+    /// that call it by names of `client_len` bytes.
+    pub fn intern(self: &Arc<Self>, client_len: usize, body: &[u8]) -> Arc<Statement> {
+        let hash = self.hasher.hash_one((client_len, body));
+        let mut statements = self.statements.lock().expect("nobody panics with this lock");
+        // One that is not this one must not be dropped under the lock, which its end takes.
+        let met: Vec<Arc<Statement>> =
+            statements.known.get(&hash).into_iter().flatten().filter_map(Weak::upgrade).collect();
+        if let Some(known) = met.iter().find(|known| known.client_len == client_len && *known.body == *body) {
+            let known = Arc::clone(known);
+            drop(statements);
+            return known;
+        }
+        let id = statements.free.pop_first().unwrap_or_else(|| {
+            statements.next += 1;
+            statements.next - 1
+        });
+        let statement = Arc::new(Statement {
+            id,
+            name: server_name(id, client_len).into(),
+            body: body.into(),
+            client_len,
+            registry: Arc::clone(self),
+        });
+        statements.known.entry(hash).or_default().push(Arc::downgrade(&statement));
+        drop(statements);
+        statement
+    }
+
+    /// How many statements there are.
+    pub fn len(&self) -> usize {
+        let statements = self.statements.lock().expect("nobody panics with this lock");
+        statements.next as usize - statements.free.len()
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn forget(&self, gone: &Statement) {
+        let hash = self.hasher.hash_one((gone.client_len, &*gone.body));
+        let mut statements = self.statements.lock().expect("nobody panics with this lock");
+        if let Some(same) = statements.known.get_mut(&hash) {
+            // Another with the same hash may be going as well: only its own end removes it.
+            same.retain(|known| !std::ptr::eq(known.as_ptr(), gone));
+            if same.is_empty() {
+                statements.known.remove(&hash);
+            }
+        }
+        statements.free.insert(gone.id);
+    }
+}
+
+/// Longest name that PostgreSQL tells from others (`NAMEDATALEN` - 1, as its hash table of statements cuts them).
+const NAME_LEN_MAX: usize = 63;
+
+const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// `~` and the id in so many digits that the name gets this length. Where that cannot be, a name of any length: it ends
+/// with `~`, which the others do not.
+fn server_name(id: u32, len: usize) -> String {
+    let mut digits = Vec::new();
+    let mut rest = id;
+    while rest > 0 || digits.is_empty() {
+        digits.push(DIGITS[(rest % 62) as usize]);
+        rest /= 62;
+    }
+    let in_place = len > digits.len() && len <= NAME_LEN_MAX;
+    if in_place {
+        digits.resize(len - 1, b'0');
+    }
+    let mut name = String::with_capacity(digits.len() + 2);
+    name.push('~');
+    name.extend(digits.iter().rev().map(|&digit| char::from(digit)));
+    if !in_place {
+        name.push('~');
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        let check = |id, len, expected: &str| assert_eq!(server_name(id, len), expected);
+        check(0, 3, "~00");
+        check(61, 3, "~0z");
+        check(62, 3, "~10");
+        check(62 * 62 - 1, 3, "~zz");
+        check(62 * 62, 3, "~100~");
+        check(7, 1, "~7~");
+        check(7, 2, "~7");
+        check(7, 63, &format!("~{}7", "0".repeat(61)));
+        check(7, 64, "~7~");
+    }
+
+    #[test]
+    fn the_same_is_shared_as_long_as_somebody_has_it() {
+        let registry = Arc::new(Registry::default());
+        let first = registry.intern(3, b"select 1\0\0\0");
+        assert!(Arc::ptr_eq(&first, &registry.intern(3, b"select 1\0\0\0")));
+        let longer = registry.intern(4, b"select 1\0\0\0");
+        let other = registry.intern(3, b"select 2\0\0\0");
+        assert_eq!([first.id(), longer.id(), other.id()], [0, 1, 2]);
+        assert_eq!((registry.len(), longer.name(), longer.is_in_place()), (3, "~001", true));
+        drop(longer);
+        assert_eq!((registry.len(), registry.intern(9, b"x").id()), (2, 1));
+        let mut out = Vec::new();
+        first.parse(&mut out);
+        first.close(&mut out);
+        assert_eq!(out, b"P\0\0\0\x13~00\0select 1\0\0\0C\0\0\0\x09S~00\0");
+        drop((first, other));
+        assert!(registry.is_empty() && registry.statements.lock().unwrap().known.is_empty());
+    }
+}

@@ -1,0 +1,152 @@
+//! What a server is sent so that it has the prepared statements that its client names.
+
+use std::sync::Arc;
+
+use super::Server;
+use super::effect::{Change, Correction, Effect};
+use super::outstanding::{Answer, Prospect};
+use super::statements::{Presence, ServerStatements};
+use crate::prepared::Statement;
+use crate::wire::backend::TransactionStatus;
+use crate::wire::frame::{HEADER_LEN, Header};
+use crate::wire::frontend::Request;
+
+impl Server {
+    /// Those that the server has.
+    pub fn statements(&mut self) -> &mut ServerStatements {
+        &mut self.statements
+    }
+
+    /// What becomes of a request that is sent now: it can be replaced only where it is answered.
+    pub fn prospect(&self) -> Prospect {
+        self.outstanding.prospect()
+    }
+
+    /// The client prepares a statement under `name`. Appends to `out` what the server must be sent instead: nothing, if it
+    /// has the statement. True if that is a Parse.
+    ///
+    /// In a failed transaction the server refuses a Parse, and so it is asked where the transaction may have failed.
+    pub fn handle_parse(
+        &mut self,
+        name: Arc<[u8]>,
+        statement: &Arc<Statement>,
+        most: usize,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let may_have_failed = self.status == TransactionStatus::Failed || self.outstanding.owes_status();
+        if self.statements.touch(statement.id()) && !may_have_failed {
+            let effect = self.effect(Change::Created, statement, false, Some(name));
+            self.outstanding.handle_prepared(Request::Parse, Answer::Fake, effect);
+            return false;
+        }
+        self.create(statement, Some(name), most, out);
+        true
+    }
+
+    /// The client is about to use a statement. Appends to `out` what the server must be sent before; true if that is a Parse.
+    pub fn handle_use(&mut self, statement: &Arc<Statement>, most: usize, out: &mut Vec<u8>) -> bool {
+        if self.statements.find(statement.id(), self.outstanding.group()) == Presence::Present {
+            self.statements.touch(statement.id());
+            return false;
+        }
+        self.create(statement, None, most, out);
+        true
+    }
+
+    /// The client closes a statement. The server keeps it, for others.
+    pub fn handle_close(&mut self, name: Arc<[u8]>, statement: &Arc<Statement>) {
+        let effect = self.effect(Change::Removed, statement, false, Some(name));
+        self.outstanding.handle_prepared(Request::Close, Answer::Fake, effect);
+    }
+
+    /// The client closes a statement that it does not have, which is no error.
+    pub fn handle_close_of_none(&mut self) {
+        self.outstanding.handle_fake(Request::Close);
+    }
+
+    /// Appends a Parse for the client that calls the statement `name`, or for nobody.
+    fn create(&mut self, statement: &Arc<Statement>, name: Option<Arc<[u8]>>, most: usize, out: &mut Vec<u8>) {
+        // It may be there: because nobody can know now, or because its Close is skipped.
+        if self.statements.has(statement.id()) || self.outstanding.is_removing() {
+            self.remove(statement, out);
+        }
+        let answer = if name.is_some() { Answer::Forward } else { Answer::Swallow };
+        let effect = self.effect(Change::Created, statement, true, name);
+        self.statements.insert(Arc::clone(statement), Some(effect.group));
+        self.outstanding.handle_prepared(Request::Parse, answer, effect);
+        statement.parse(out);
+        self.tail = false;
+        while let Some(surplus) = self.statements.surplus(most.max(1)) {
+            self.remove(&surplus, out);
+        }
+    }
+
+    /// Removes a statement from the server, which nobody is told. It is no error if there is none.
+    fn remove(&mut self, statement: &Arc<Statement>, out: &mut Vec<u8>) {
+        statement.close(out);
+        self.statements.remove(statement);
+        let effect = self.effect(Change::Removed, statement, true, None);
+        self.outstanding.handle_prepared(Request::Close, Answer::Swallow, effect);
+    }
+
+    fn effect(&self, change: Change, statement: &Arc<Statement>, on_server: bool, name: Option<Arc<[u8]>>) -> Effect {
+        Effect { change, statement: Arc::clone(statement), on_server, name, group: self.outstanding.group() }
+    }
+
+    /// A message that is due to the client in the server's place, where nothing else is to be sent to it before.
+    pub fn poll_fake(&mut self) -> Option<[u8; HEADER_LEN]> {
+        if !self.walker.at_border() {
+            return None;
+        }
+        let fake = self.outstanding.poll_fake().map(|kind| [kind, 0, 0, 0, 4]);
+        if fake.is_some() {
+            self.learn();
+        }
+        fake
+    }
+
+    /// What the client must know of its prepared statements.
+    pub fn take_corrections(&mut self) -> impl Iterator<Item = Correction> {
+        self.corrections.drain(..)
+    }
+
+    /// A reply came: what it says of prepared statements.
+    pub(super) fn learn(&mut self) {
+        if let Some(effect) = self.outstanding.take_done() {
+            if effect.on_server {
+                self.statements.confirm(&effect);
+            }
+            if effect.name.is_some() {
+                self.corrections.push(Correction::Done(*effect));
+            }
+        }
+        let skipped = self.outstanding.take_skipped();
+        if !skipped.is_empty() {
+            self.statements.restore(self.outstanding.effects());
+            let created = skipped.into_iter().filter(|effect| effect.change == Change::Created);
+            self.tell_skipped(created.filter_map(|effect| effect.name).collect());
+        }
+    }
+
+    fn tell_skipped(&mut self, names: Vec<Arc<[u8]>>) {
+        let pending = self.outstanding.effects().filter(|effect| effect.name.is_some()).cloned().collect();
+        self.corrections.push(Correction::Skipped { names, pending });
+    }
+
+    /// A command is complete that may have removed all prepared statements.
+    pub(super) fn completed(&mut self, tag: &[u8]) {
+        if ENDS_ALL.contains(&tag) {
+            self.statements.clear(self.outstanding.effects());
+            self.corrections.push(Correction::AllGone);
+            self.tell_skipped(Vec::new());
+        }
+    }
+}
+
+/// Tags of the commands that remove all prepared statements.
+const ENDS_ALL: [&[u8]; 2] = [b"DISCARD ALL\0", b"DEALLOCATE ALL\0"];
+
+/// True if the tag is as long as one of [`ENDS_ALL`].
+pub(super) fn ends_all(header: Header) -> bool {
+    ENDS_ALL.iter().any(|tag| header.len as usize == tag.len() + 4)
+}

@@ -1,0 +1,265 @@
+//! Named prepared statements in transaction and statement pooling: they are there on whichever server a client gets.
+
+use tigger_testkit::{Postgres, Proxy, ProxyOptions};
+
+use crate::support::{Console, assert_kernel_path_used, options, postgres, proxy};
+use crate::wire::{Refusal, Reply, Wire, cstr, message};
+
+/// A Parse of a statement whose parameters have no declared types.
+pub(crate) fn parse(name: &str, sql: &str) -> Vec<u8> {
+    message(b'P', &[cstr(name), cstr(sql), vec![0, 0]].concat())
+}
+
+/// A Bind of the unnamed portal with parameters as text.
+pub(crate) fn bind(name: &str, parameters: &[&str]) -> Vec<u8> {
+    let mut body = [cstr(""), cstr(name), vec![0, 0]].concat();
+    body.extend(u16::try_from(parameters.len()).unwrap().to_be_bytes());
+    for parameter in parameters {
+        body.extend(u32::try_from(parameter.len()).unwrap().to_be_bytes());
+        body.extend_from_slice(parameter.as_bytes());
+    }
+    body.extend([0, 0]);
+    message(b'B', &body)
+}
+
+/// Describe of a statement.
+pub(crate) fn describe(name: &str) -> Vec<u8> {
+    message(b'D', &[b"S".to_vec(), cstr(name)].concat())
+}
+
+pub(crate) fn execute() -> Vec<u8> {
+    message(b'E', &[0, 0, 0, 0, 0])
+}
+
+/// Close of a statement.
+pub(crate) fn close(name: &str) -> Vec<u8> {
+    message(b'C', &[b"S".to_vec(), cstr(name)].concat())
+}
+
+pub(crate) fn sync() -> Vec<u8> {
+    message(b'S', b"")
+}
+
+impl Wire {
+    /// Sends these messages and a Sync, at once; all that comes up to its ReadyForQuery.
+    fn exchange(&mut self, messages: &[Vec<u8>]) -> Reply {
+        self.send_raw(&[messages.concat(), sync()].concat());
+        self.reply()
+    }
+
+    /// Executes a prepared statement with one parameter and one result.
+    #[track_caller]
+    fn run(&mut self, name: &str, parameter: &str) -> String {
+        self.exchange(&[bind(name, &[parameter]), execute()]).value()
+    }
+
+    #[track_caller]
+    fn prepare(&mut self, name: &str, sql: &str) {
+        assert_eq!(self.exchange(&[parse(name, sql)]).kinds, "1Z");
+    }
+}
+
+/// A proxy with so many servers, on which clients that hold one get others.
+fn pooled(postgres: &Postgres, servers: u32, settings: &[(&str, &str)]) -> Proxy {
+    let options = options(postgres).pool_size(servers);
+    proxy(&settings.iter().fold(options, |options: ProxyOptions, (name, value)| options.setting(name, value)))
+}
+
+/// Statements on the server that the client has now.
+fn on_server(wire: &mut Wire) -> String {
+    wire.value("select count(*) from pg_prepared_statements")
+}
+
+#[test]
+fn statements_follow_their_client() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = pooled(postgres, 2, &[]);
+    let mut first = Wire::new(&proxy);
+    first.prepare("S_1", "select $1::text || pg_backend_pid()");
+    let mut pids = vec![first.run("S_1", "")];
+    // Another client takes that server, so that the next is one without the statement.
+    let mut other = Wire::new(&proxy);
+    other.query("begin");
+    let held = other.value("select pg_backend_pid()");
+    assert_eq!(held, pids[0]);
+    pids.push(first.run("S_1", ""));
+    assert_ne!(pids[0], pids[1]);
+    // It was described on the other one already, and does not have to be parsed.
+    assert_eq!(first.exchange(&[describe("S_1"), bind("S_1", &["x"]), execute()]).kinds, "tT2DCZ");
+    other.query("commit");
+    let mut console = Console::new(&proxy);
+    let stats = console.table("SHOW STATS");
+    let stats = stats.find("database", "postgres").unwrap();
+    assert_eq!(
+        [&stats["total_client_parse_count"], &stats["total_server_parse_count"], &stats["total_bind_count"]],
+        ["1", "2", "3"]
+    );
+    assert_eq!(
+        console.table("SHOW SERVERS").iter().map(|row| row["prepared_statements"].to_owned()).max().unwrap(),
+        "1"
+    );
+    assert_eq!(
+        console.table("SHOW CLIENTS").iter().map(|row| row["prepared_statements"].to_owned()).max().unwrap(),
+        "1"
+    );
+}
+
+#[test]
+fn clients_share_what_is_the_same() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = pooled(postgres, 1, &[]);
+    let (mut first, mut second) = (Wire::new(&proxy), Wire::new(&proxy));
+    first.prepare("S_1", "select $1::int4 + 1");
+    // The same text under another name, and another text under the same name.
+    second.prepare("S_2", "select $1::int4 + 1");
+    second.prepare("S_1", "select $1::int4 + 2");
+    assert_eq!(
+        (first.run("S_1", "1"), second.run("S_2", "1"), second.run("S_1", "1")),
+        ("2".into(), "2".into(), "3".into())
+    );
+    assert_eq!(on_server(&mut first), "2");
+    // The names of others do not reach the server at all, and closing is forgetting a name.
+    assert_eq!(second.exchange(&[close("S_2"), close("never")]).kinds, "33Z");
+    assert_eq!(on_server(&mut first), "2");
+    second.prepare("S_2", "select $1::int4 + 3");
+    assert_eq!((first.run("S_1", "1"), second.run("S_2", "1")), ("2".into(), "4".into()));
+}
+
+#[test]
+fn names_of_any_length() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = pooled(postgres, 1, &[]);
+    let mut wire = Wire::new(&proxy);
+    for len in [1, 2, 3, 10, 59, 60, 63, 64, 200, 2000] {
+        let name = "n".repeat(len);
+        wire.prepare(&name, "select $1::text || 'x'");
+        assert_eq!(wire.run(&name, &len.to_string()), format!("{len}x"));
+    }
+    let too_long = "n".repeat(5000);
+    wire.send_raw(&[describe(&too_long), sync()].concat());
+    assert_eq!(wire.last_words(), Refusal::fatal("broken Describe packet"));
+}
+
+#[test]
+fn the_server_keeps_those_used_last() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = pooled(postgres, 1, &[("max_prepared_statements", "3")]);
+    let mut wire = Wire::new(&proxy);
+    for number in 0..10 {
+        wire.prepare(&format!("s{number}"), &format!("select $1::int4 + {number}"));
+    }
+    assert_eq!(on_server(&mut wire), "3");
+    // In one pipeline, each pushes another out.
+    let all: Vec<_> = (0..10).flat_map(|number| [bind(&format!("s{number}"), &["100"]), execute()]).collect();
+    let reply = wire.exchange(&all);
+    assert_eq!(reply.rows, (100..110).map(|sum| vec![Some(sum.to_string())]).collect::<Vec<_>>());
+    assert_eq!(reply.kinds, format!("{}Z", "2DC".repeat(10)));
+    assert_eq!(on_server(&mut wire), "3");
+}
+
+#[test]
+fn errors_undo_what_they_skip() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = pooled(postgres, 1, &[]);
+    let mut wire = Wire::new(&proxy);
+    let missing = |reply: Reply| reply.refusal.map(|refusal| refusal.sqlstate);
+    // A Parse that fails leaves its name free.
+    assert_eq!(missing(wire.exchange(&[parse("a", "selekt"), bind("a", &[]), execute()])), Some("42601".into()));
+    wire.prepare("a", "select $1::int4 * 2");
+    // What is behind an error has not happened: neither the Parse of b nor the Close of a.
+    let reply = wire.exchange(&[parse("", "select 1/0"), bind("", &[]), execute(), parse("b", "select 1"), close("a")]);
+    assert_eq!((reply.kinds.clone(), missing(reply)), ("1EZ".into(), Some("22012".into())));
+    assert_eq!(wire.run("a", "4"), "8");
+    wire.prepare("b", "select $1::int4 * 3");
+    assert_eq!(wire.run("b", "4"), "12");
+    // In a failed transaction PostgreSQL refuses a Parse, also of what it has.
+    wire.query("begin");
+    wire.query("select 1/0");
+    assert_eq!(missing(wire.exchange(&[parse("c", "select $1::int4 * 3")])), Some("25P02".into()));
+    wire.query("rollback");
+    assert_eq!((wire.run("a", "1"), wire.run("b", "1")), ("2".into(), "3".into()));
+}
+
+#[test]
+fn names_that_are_taken_or_missing_end_the_client() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = pooled(postgres, 1, &[]);
+    let check = |messages: &[Vec<u8>], text: &str| {
+        let mut wire = Wire::new(&proxy);
+        wire.prepare("a", "select 1");
+        wire.send_raw(&[messages.concat(), sync()].concat());
+        assert_eq!(wire.last_words(), Refusal::fatal(text));
+    };
+    check(&[parse("a", "select 2")], "prepared statement name is already in use");
+    check(&[bind("b", &[])], "prepared statement did not exist");
+    check(&[describe("b")], "prepared statement did not exist");
+    check(&[message(b'P', b"no end")], "broken Parse packet");
+    check(&[message(b'P', b"a\0select 1\0\0\x01")], "broken Parse packet");
+    check(&[message(b'B', b"\0no end")], "broken Bind packet");
+    check(&[message(b'C', b"Sno end")], "broken Close packet");
+    // Nobody else notices.
+    assert_eq!(Wire::new(&proxy).value("select 1"), "1");
+}
+
+#[test]
+fn discard_all_and_deallocate_all_remove_them() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = pooled(postgres, 1, &[]);
+    for command in ["deallocate all", "discard all"] {
+        let mut other = Wire::new(&proxy);
+        other.prepare("mine", "select $1::text || 'mine'");
+        let mut wire = Wire::new(&proxy);
+        wire.prepare("a", "select $1::text || 'a'");
+        assert_eq!(wire.query(command).tags, [command.to_uppercase()]);
+        assert_eq!(on_server(&mut wire), "0");
+        // The name is free again; others keep theirs, which come back when they are used.
+        wire.prepare("a", "select $1::text || 'b'");
+        assert_eq!((wire.run("a", "-"), other.run("mine", "-")), ("-b".into(), "-mine".into()));
+        assert_eq!(wire.query(command).tags, [command.to_uppercase()]);
+        wire.send_raw(&[bind("a", &["-"]), sync()].concat());
+        assert_eq!(wire.last_words(), Refusal::fatal("prepared statement did not exist"));
+    }
+}
+
+#[test]
+fn a_parse_of_many_chunks() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = pooled(postgres, 2, &[]);
+    let mut wire = Wire::new(&proxy);
+    let long = format!("select length('{}') + $1::int4", "x".repeat(1_000_000));
+    wire.prepare("long", &long);
+    let mut other = Wire::new(&proxy);
+    other.query("begin");
+    assert_eq!(wire.run("long", "1"), "1000001");
+    other.query("rollback");
+    // A parameter of many chunks goes through as it comes.
+    wire.prepare("len", "select length($1::text)");
+    assert_eq!(wire.run("len", &"y".repeat(3_000_000)), "3000000");
+    wire.send_raw(&message(b'P', &[cstr("l"), vec![b' '; 17 << 20], vec![0, 0, 0]].concat()));
+    let refusal = wire.last_words();
+    assert_eq!((refusal.sqlstate.as_str(), refusal.text.as_str()), ("54000", "prepared statement is too long"));
+}
+
+#[test]
+fn statement_pooling_has_them_too() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = pooled(postgres, 2, &[("pool_mode", "statement")]);
+    let mut wire = Wire::new(&proxy);
+    wire.prepare("a", "select $1::text || 'a'");
+    for number in 0..20 {
+        assert_eq!(wire.run("a", &number.to_string()), format!("{number}a"));
+    }
+    assert_kernel_path_used(&mut Console::new(&proxy));
+}
+
+#[test]
+fn without_tracking_names_are_the_servers() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = pooled(postgres, 1, &[("max_prepared_statements", "0")]);
+    let mut wire = Wire::new(&proxy);
+    wire.prepare("a", "select $1::text || 'a'");
+    assert_eq!(wire.value("select name from pg_prepared_statements"), "a");
+    // A second client is told by PostgreSQL.
+    let refusal = Wire::new(&proxy).exchange(&[parse("a", "select 1")]).refusal.unwrap();
+    assert_eq!((refusal.severity.as_str(), refusal.sqlstate.as_str()), ("ERROR", "42P05"));
+}
