@@ -17,7 +17,7 @@ mod expect;
 mod killer;
 mod manner;
 mod pieces;
-mod random;
+pub(crate) mod random;
 mod script;
 mod session;
 

@@ -93,24 +93,30 @@ impl Reply {
 struct Polled(TcpStream);
 
 impl Polled {
-    fn connect(address: SocketAddr) -> Self {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None).unwrap();
-        let connected = socket.connect(&address.into());
-        let polled = Self(socket.into());
-        if connected.is_err_and(|error| error.raw_os_error() == Some(nix::libc::EINPROGRESS)) {
-            polled.wait(PollFlags::POLLOUT).unwrap();
-        }
-        assert!(polled.0.take_error().unwrap().is_none(), "connecting to {address}");
-        polled.0.set_nodelay(true).unwrap();
-        polled
-    }
-
     fn wait(&self, events: PollFlags) -> io::Result<()> {
-        let mut polled = [PollFd::new(self.0.as_fd(), events)];
-        match poll(&mut polled, PollTimeout::try_from(DEADLINE).unwrap())? {
-            0 => Err(ErrorKind::TimedOut.into()),
-            _ => Ok(()),
-        }
+        wait_for(&self.0, events)
+    }
+}
+
+/// Connects a socket that does not block.
+pub(crate) fn non_blocking(address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None).unwrap();
+    let connected = socket.connect(&address.into());
+    let socket = TcpStream::from(socket);
+    if connected.is_err_and(|error| error.raw_os_error() == Some(nix::libc::EINPROGRESS)) {
+        wait_for(&socket, PollFlags::POLLOUT).unwrap();
+    }
+    assert!(socket.take_error().unwrap().is_none(), "connecting to {address}");
+    socket.set_nodelay(true).unwrap();
+    socket
+}
+
+/// Waits with poll(2) until one of `events` is there, at most [`DEADLINE`].
+pub(crate) fn wait_for(socket: &TcpStream, events: PollFlags) -> io::Result<()> {
+    let mut polled = [PollFd::new(socket.as_fd(), events)];
+    match poll(&mut polled, PollTimeout::try_from(DEADLINE).unwrap())? {
+        0 => Err(ErrorKind::TimedOut.into()),
+        _ => Ok(()),
     }
 }
 
@@ -165,7 +171,7 @@ impl Wire {
     }
 
     pub(crate) fn connect_to(host: &str, port: u16) -> Self {
-        Self::over(Polled::connect((host, port).to_socket_addrs().unwrap().next().unwrap()), port)
+        Self::over(Polled(non_blocking((host, port).to_socket_addrs().unwrap().next().unwrap())), port)
     }
 
     /// Speaks over a socket that does not block, and may still be connecting.

@@ -2,13 +2,13 @@
 
 /// One stream of random numbers.
 #[derive(Clone, Debug)]
-pub(super) struct Random {
+pub(crate) struct Random {
     state: u64,
 }
 
 impl Random {
     /// Each `stream` of a seed is another one, so that what one client does changes nothing for the others.
-    pub(super) fn new(seed: u64, stream: u64) -> Self {
+    pub(crate) fn new(seed: u64, stream: u64) -> Self {
         let mut random = Self { state: seed ^ stream.wrapping_mul(0xd134_2543_de82_ef95) };
         random.state = random.next();
         random
@@ -22,29 +22,29 @@ impl Random {
     }
 
     /// A number from `low` to `high`, both included.
-    pub(super) fn range(&mut self, low: usize, high: usize) -> usize {
+    pub(crate) fn range(&mut self, low: usize, high: usize) -> usize {
         low + (self.next() % (high - low + 1) as u64) as usize
     }
 
     /// True once in `times`.
-    pub(super) fn one_in(&mut self, times: usize) -> bool {
+    pub(crate) fn one_in(&mut self, times: usize) -> bool {
         self.range(1, times) == 1
     }
 
     /// From `low` to `high`, each power of two as likely as any other.
-    pub(super) fn logarithmic(&mut self, low: usize, high: usize) -> usize {
+    pub(crate) fn logarithmic(&mut self, low: usize, high: usize) -> usize {
         let (low_bits, high_bits) = (low.ilog2() as usize, high.ilog2() as usize);
         let bits = self.range(low_bits, high_bits);
         self.range(low.max(1 << bits), high.min((2 << bits) - 1))
     }
 
     /// One of `choices`.
-    pub(super) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.range(0, choices.len() - 1)]
     }
 
     /// One of `choices`, each as likely as its weight says.
-    pub(super) fn weighted<T>(&mut self, choices: &'static [T], weight: impl Fn(&T) -> usize) -> &'static T {
+    pub(crate) fn weighted<T>(&mut self, choices: &'static [T], weight: impl Fn(&T) -> usize) -> &'static T {
         let mut left = self.range(1, choices.iter().map(&weight).sum());
         for choice in choices {
             if left <= weight(choice) {
