@@ -109,6 +109,8 @@ absent! {
     ServerSlot {
         lend(params: u64);
         withhold();
+        set_statements(ids: impl Iterator<Item = u32>);
+        take_used() -> std::iter::Empty<u32>;
         hand_over(client: &ClientSlot, transaction: (u8, Instant));
         push(client: &ClientSlot, transaction: (u8, Instant), kinds: &[u8], enders: u32);
         gate() -> &Arc<Gate>;
@@ -125,6 +127,8 @@ absent! {
     ClientSlot {
         hand_over(pool: &PoolSlot, params: u64, written: u64, read: u64);
         push(pool: &PoolSlot, params: u64, written: u64, read: u64);
+        set_name(name: &[u8], on_servers: (u32, &[u8]));
+        remove_name(name: &[u8]);
         is_settled() -> bool;
         set_written(written: u64);
         has_drained() -> bool;

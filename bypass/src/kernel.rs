@@ -83,6 +83,7 @@ struct Maps {
     slots: MapHandle,
     listeners: MapHandle,
     expected: MapHandle,
+    names: MapHandle,
 }
 
 /// Keeps the loaded object; nothing is asked of it after loading.
@@ -163,6 +164,8 @@ impl Kernel {
             open.maps.clients.set_max_entries(sizes.clients),
             open.maps.servers.set_max_entries(servers),
             open.maps.pools.set_max_entries(sizes.pools),
+            open.maps.prepared.set_max_entries(servers),
+            open.maps.names.set_max_entries((sizes.clients * CLIENT_NAMES).clamp(1, NAMES_MAX)),
         ];
         for result in resized {
             result.map_err(|error| cannot("be sized", &error))?;
@@ -362,9 +365,15 @@ impl Maps {
             slots: MapHandle::try_from(&maps.slots)?,
             listeners: MapHandle::try_from(&maps.listeners)?,
             expected: MapHandle::try_from(&maps.expected)?,
+            names: MapHandle::try_from(&maps.names)?,
         })
     }
 }
+
+/// Names of prepared statements for which there is room, for each client on the average: pgjdbc keeps 256, but few use them.
+const CLIENT_NAMES: u32 = 64;
+/// Each takes about 200 bytes once it is used, and 16 before.
+const NAMES_MAX: u32 = 1 << 18;
 
 /// An announced connection to a server; see [`Kernel::expect`].
 #[derive(Debug)]

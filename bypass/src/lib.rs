@@ -63,6 +63,8 @@ pub struct PoolRules {
     pub session: bool,
     /// The simple query protocol is allowed.
     pub simple_query: bool,
+    /// Prepared statements have other names on servers than with clients: those that the kernel path is told.
+    pub prepared: bool,
     /// `kernel_path_reply_limit`: bytes that a client may have to read, and that a server gets within one request.
     pub reply_limit: u32,
     /// `max_packet_size`: longest message, in bytes.
@@ -124,6 +126,8 @@ pub struct Carried {
     pub received: u64,
     /// Requests that are answered by ReadyForQuery.
     pub requests: u64,
+    /// Bind messages of named prepared statements, where they are tracked.
+    pub binds: u64,
     /// Bytes to clients.
     pub sent: u64,
     /// ReadyForQuery messages.
@@ -144,6 +148,7 @@ impl Carried {
             links: self.links + other.links,
             received: self.received + other.received,
             requests: self.requests + other.requests,
+            binds: self.binds + other.binds,
             sent: self.sent + other.sent,
             queries: self.queries + other.queries,
             xacts: self.xacts + other.xacts,

@@ -147,6 +147,7 @@ impl Client {
                         match self.replace(header, &buf[at..], server, limits)? {
                             Replaced::No => {}
                             Replaced::Later => break,
+                            Replaced::Hold => return Ok(FromClient::Full(at)),
                             Replaced::With { skip, insert } => {
                                 return Ok(FromClient::Splice { forward: at, skip, insert });
                             }

@@ -180,6 +180,7 @@ pub fn pool_rules(config: &PoolConfig) -> PoolRules {
             },
         session: link.mode == PoolMode::Session,
         simple_query: link.limits.simple_query,
+        prepared: link.limits.prepared_max > 0,
         reply_limit: config.kernel_path_reply_limit,
         packet_len_max: link.limits.packet_len_max,
     }
@@ -191,6 +192,7 @@ pub fn tally(carried: &Carried) -> Tally {
         server_assignment_count: carried.links,
         xact_count: carried.xacts,
         query_count: carried.queries,
+        bind_count: carried.binds,
         bytes_received: carried.received,
         bytes_sent: carried.sent,
         xact_time: carried.xact_time,
@@ -203,7 +205,7 @@ pub fn tally(carried: &Carried) -> Tally {
 const CLIENTS_MIN: u32 = 1024;
 /// A slot and the maps behind it take about 400 bytes: 100 MiB at most.
 const CLIENTS_MAX: u32 = 1 << 18;
-/// 4096 servers, 1.3 MiB.
+/// 4096 servers, 4 MiB.
 const SERVER_CHUNKS: u32 = 64;
 /// Each pool has a chunk of servers of its own, so more pools than chunks have no use.
 const POOLS: u32 = SERVER_CHUNKS;

@@ -32,6 +32,18 @@ struct request_walk {
 	__u32 enders;		/* those of them that are answered by ReadyForQuery */
 	__u32 open;		/* an extended query is begun and not ended */
 	__u8 kinds[RUN_REQUESTS];
+	__u32 client;		/* slot of who sends them */
+	__u32 named;		/* prepared statements met: */
+	__u32 binds;		/* those of them that are bound */
+	__u32 name_at[RUN_NAMES];	/* where the name is */
+	struct statement statements[RUN_NAMES];	/* what it stands for */
+};
+
+/* What is known of the prepared statement that a request names. */
+enum naming {
+	UNNAMED,		/* it names none, or names are the same on servers */
+	NAMED,			/* it is the next one of `statements` */
+	NAME_UNKNOWN,
 };
 
 struct reply_walk {
@@ -40,6 +52,7 @@ struct reply_walk {
 	__u32 len_max;		/* longest message */
 	__u32 owed;
 	__u32 last_to_user;	/* a ReadyForQuery that leaves nothing owed is for the user path */
+	__u32 prepared;		/* so is the end of a command that removes all prepared statements */
 	__u32 readies;		/* ReadyForQuery met */
 	__u32 ends;		/* those of them with status I */
 };
@@ -78,10 +91,19 @@ static __always_inline __u32 request_need(__u8 kind)
 	}
 }
 
+/* Whether the request at `bytes` uses a named prepared statement, whose name is what its body has from the second byte
+ * on. */
+static __always_inline int uses_name(__u32 flags, const __u8 *bytes, __u32 there)
+{
+	if (!(flags & POOL_PREPARED) || there < HEADER_LEN + 2 || !bytes[6])
+		return 0;
+	return (bytes[0] == 'B' && !bytes[5]) || (bytes[0] == 'D' && bytes[5] == 'S');
+}
+
 /*
  * One request at `bytes`, of which `there` are to be seen. Returns 1 at the end of the walk.
  */
-static __always_inline int request_step(struct request_walk *w, const __u8 *bytes, __u32 there)
+static __always_inline int request_step(struct request_walk *w, const __u8 *bytes, __u32 there, enum naming naming)
 {
 	__u32 need, len, i;
 	__u8 kind, named = 0;
@@ -110,7 +132,7 @@ static __always_inline int request_step(struct request_walk *w, const __u8 *byte
 			named = bytes[5] | bytes[6];
 		else if (kind == 'D' || kind == 'C')
 			named = bytes[6];
-		if (named)
+		if (named && naming != NAMED)
 			return walk_stop(&w->walk, REASON_NAMED);
 	}
 	if (kind != 'H') {
@@ -119,6 +141,10 @@ static __always_inline int request_step(struct request_walk *w, const __u8 *byte
 			return 1;
 		w->kinds[i & (RUN_REQUESTS - 1)] = kind;
 		w->count = i + 1;
+		if (naming == NAMED) {
+			w->named++;
+			w->binds += kind == 'B';
+		}
 		if (kind == 'Q' || kind == 'S') {
 			w->enders++;
 			w->open = 0;
@@ -141,6 +167,13 @@ static __always_inline __u32 reply_reason(__u8 kind)
 	case 'G': case 'H': case 'W': case 'd': case 'c': return REASON_COPY;
 	default: return REASON_REPLY;
 	}
+}
+
+/* Whether a CommandComplete, of which `tag` is the first byte, may be that of DISCARD ALL or DEALLOCATE ALL: a tag of 11 or
+ * 14 bytes. */
+static __always_inline int may_end_all(struct reply_walk *w, __u8 kind, __u32 len, __u8 tag)
+{
+	return w->prepared && kind == 'C' && tag == 'D' && (len == 16 || len == 19);
 }
 
 /* Judges the start of a reply by its type; true if it must not be redirected. */
@@ -201,7 +234,7 @@ static __always_inline int reply_step(struct reply_walk *w, const __u8 *bytes, _
 			return 1;
 		if (there >= READY_LEN) {
 			len = message_len(bytes + 1);
-			if (reply_met(w, kind, len, bytes[5]))
+			if (may_end_all(w, kind, len, bytes[5]) || reply_met(w, kind, len, bytes[5]))
 				return walk_stop(&w->walk, REASON_REPLY);
 			w->walk.rest = len + 1;
 			return walk_rest(&w->walk);
@@ -220,8 +253,9 @@ static __always_inline int reply_step(struct reply_walk *w, const __u8 *bytes, _
 	}
 	w->state.header_len = 0;
 	len = message_len(w->state.header + 1);
-	if (reply_met(w, kind, len, w->state.header[5])) {
-		/* Its first bytes may be with the client already: the user path says goodbye to both. */
+	/* Here the tag is not seen. */
+	if (may_end_all(w, kind, len, 'D') || reply_met(w, kind, len, w->state.header[5])) {
+		/* Its first bytes may be with the client already: the user path goes on from there, or says goodbye to both. */
 		w->state.header_len = have - 1;
 		w->walk.at--;
 		return walk_stop(&w->walk, REASON_REPLY);

@@ -22,6 +22,13 @@ enum limits {
 	RUN_REQUESTS = 32,
 	/* Messages walked in one run of the program; the rest of a send gets another run. */
 	RUN_MESSAGES = 256,
+	/* Named prepared statements met in one run of the program; the rest of a send gets another run. */
+	RUN_NAMES = 8,
+	/* Longest name of a prepared statement with its terminating zero; longer ones stay on the user path. */
+	NAME_LEN = 60,
+	/* Prepared statements of a pool, by id, that the kernel path knows. */
+	STATEMENTS = 2048,
+	STATEMENT_WORDS = 32,
 	/* Bytes walked in one run of the program: offsets into a packet must have a small known range. */
 	RUN_BYTES = 0x7fff,
 };
@@ -57,6 +64,7 @@ enum pool_flags {
 	POOL_PAUSED = 2,	/* PAUSE: nobody is linked, servers come back to user space */
 	POOL_SESSION = 4,	/* session pooling: a server is kept until its client leaves */
 	POOL_NO_QUERY = 8,	/* disable_pqexec */
+	POOL_PREPARED = 16,	/* prepared statements have other names on servers than with clients */
 };
 
 /* Why the kernel path left bytes to the user path, or gave a pair back. */
@@ -69,7 +77,8 @@ enum reason {
 	REASON_WAITING,		/* other clients wait for a server */
 	REASON_NO_SERVER,	/* no idle server, or none with the client's parameters */
 	REASON_REQUEST,		/* a request that is not for the kernel path */
-	REASON_NAMED,		/* a named statement or portal */
+	REASON_NAMED,		/* a named portal, or a prepared statement that the kernel path does not know */
+	REASON_STATEMENT,	/* the server, or none that is idle, has the prepared statement */
 	REASON_SPLIT,		/* the start of a request is cut by the end of a send */
 	REASON_REQUEST_LONG,	/* a request beyond the limit */
 	REASON_PIPELINE,	/* too many requests unanswered */
@@ -114,6 +123,25 @@ struct captured {
 #define ROLE_CLIENT 0x40000000u
 #define ROLE_SERVER 0x80000000u
 #define ROLE_INDEX 0x00ffffffu
+
+/* A client's name of a prepared statement, filled up with zeros. */
+struct name {
+	__u32 client;		/* slot */
+	char name[NAME_LEN];
+};
+
+/* What it stands for. */
+struct statement {
+	__u32 id;
+	char name[NAME_LEN];	/* its name on servers, of the same length */
+};
+
+/* The prepared statements of a server: bits by their ids. */
+struct prepared {
+	__u64 has[STATEMENT_WORDS];	/* User space, while it has the server. */
+	__u64 used[STATEMENT_WORDS];	/* since user space last asked. The client's tap. */
+	__u64 used_words;		/* bit n = there is something in used[n mod 64]. The client's tap. */
+};
 
 /* Replies of a link: where the stream stands. Written by the server's tap. */
 struct reply_state {
@@ -165,6 +193,7 @@ struct server {
 	__u64 links;
 	__u64 received;
 	__u64 requests;		/* answered by ReadyForQuery */
+	__u64 binds;		/* of named statements, where they are looked after */
 	/* The server's tap: */
 	__u64 sent;
 	__u64 queries;

@@ -38,8 +38,54 @@ static __always_inline __u32 bit_len(__u64 word)
 	return n + word;
 }
 
-/* Takes the first idle server with these parameters out of the idle set; returns its index + 1, or 0. */
-static __always_inline __u32 claim(struct pool *pool, __u64 params)
+/* Whether the server with this index lacks one of the prepared statements in the walk of `end`. A function of its own: the
+ * verifier looks at it once. */
+__attribute__((noinline)) int lacks_statement(__u32 server, struct end *end)
+{
+	struct prepared *prepared;
+
+	if (!end || !end->request.named)
+		return 0;
+	prepared = prepared_at(server);
+	if (!prepared)
+		return 1;
+	for (__u32 i = 0; i < RUN_NAMES; i++) {
+		__u32 id;
+
+		if (i >= end->request.named)
+			break;
+		id = end->request.statements[i].id & (STATEMENTS - 1);
+		if (!(READ_ONCE(prepared->has[id / 64]) >> (id % 64) & 1))
+			return 1;
+	}
+	return 0;
+}
+
+/* Notes which prepared statements of the server are used: those that are not will be the first to go. */
+static __always_inline void use_statements(__u32 server, struct request_walk *w)
+{
+	struct prepared *prepared = w->named ? prepared_at(server) : NULL;
+
+	if (!prepared)
+		return;
+	for (__u32 i = 0; i < RUN_NAMES; i++) {
+		__u32 id;
+		__u64 bit;
+
+		if (i >= w->named)
+			break;
+		id = w->statements[i].id & (STATEMENTS - 1);
+		bit = 1ull << (id % 64);
+		if (READ_ONCE(prepared->used[id / 64]) & bit)
+			continue;
+		__sync_fetch_and_or(&prepared->used[id / 64], bit);
+		__sync_fetch_and_or(&prepared->used_words, 1ull << (id / 64 % 64));
+	}
+}
+
+/* Takes the first idle server with these parameters, and with the prepared statements in the walk of `end`, out of the idle
+ * set; returns its index + 1, or 0. */
+static __always_inline __u32 claim(struct pool *pool, __u64 params, struct end *end)
 {
 	for (__u32 chunk = 0; chunk < POOL_CHUNKS; chunk++) {
 		__u32 base = READ_ONCE(pool->chunk[chunk]);
@@ -55,6 +101,8 @@ static __always_inline __u32 claim(struct pool *pool, __u64 params)
 
 			ready &= ~bit;
 			if (!s || READ_ONCE(s->params) != params || READ_ONCE(s->psock) == PSOCK_UNFIT)
+				continue;
+			if (lacks_statement(index, end))
 				continue;
 			if (__sync_fetch_and_and(&pool->idle[chunk], ~bit) & bit)
 				return index + 1;

@@ -95,6 +95,24 @@ struct {
 	__type(value, struct pool);
 } pools SEC(".maps");
 
+/* What clients call their prepared statements. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct name);
+	__type(value, struct statement);
+} names SEC(".maps");
+
+/* Which of them each server has. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct prepared);
+} prepared SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -122,6 +140,11 @@ static __always_inline struct server *server_at(__u32 index)
 static __always_inline struct pool *pool_at(__u32 index)
 {
 	return bpf_map_lookup_elem(&pools, &index);
+}
+
+static __always_inline struct prepared *prepared_at(__u32 server)
+{
+	return bpf_map_lookup_elem(&prepared, &server);
 }
 
 static __always_inline struct totals *totals_at_all(void)

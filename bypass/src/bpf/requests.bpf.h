@@ -3,6 +3,27 @@
 #ifndef TIGGER_REQUESTS_BPF_H
 #define TIGGER_REQUESTS_BPF_H
 
+/* Looks up the name that begins at data[6], and makes it the next one of `statements`. */
+static __always_inline enum naming find_name(struct request_walk *w, __u8 *data, __u8 *end, __u32 len)
+{
+	struct name name = { .client = w->client };
+	struct statement *statement;
+	__u32 i = w->named;
+	long n;
+
+	n = bpf_probe_read_kernel_str(name.name, NAME_LEN, data + 6);
+	/* A longer name was cut. A name that the send ends in, or that ends behind its message, is the user path's. */
+	if (n < 2 || n >= NAME_LEN || (__u64)data + 6 + n > (__u64)end || 6 + n > (__u64)len + 1 || i >= RUN_NAMES)
+		return NAME_UNKNOWN;
+	statement = bpf_map_lookup_elem(&names, &name);
+	if (!statement || statement->id >= STATEMENTS)
+		return NAME_UNKNOWN;
+	i &= RUN_NAMES - 1;
+	w->statements[i] = *statement;
+	w->name_at[i] = w->walk.at + 6;
+	return NAMED;
+}
+
 static long each_request(__u32 unused, void *context)
 {
 	struct loop *loop = context;
@@ -10,6 +31,7 @@ static long each_request(__u32 unused, void *context)
 	__u32 at = w->walk.at & RUN_BYTES;
 	__u8 bytes[HEADER_LEN + 2] = {};
 	__u8 *data = loop->msg->data, *end = loop->msg->data_end;
+	enum naming naming = UNNAMED;
 	__u32 there;
 
 	if (w->walk.rest)
@@ -20,6 +42,12 @@ static long each_request(__u32 unused, void *context)
 	if (data + 7 <= end) {
 		__builtin_memcpy(bytes, data, 7);
 		there = 7;
+		if (uses_name(w->flags, bytes, there)) {
+			/* The rest gets another run. */
+			if (w->named >= RUN_NAMES)
+				return 1;
+			naming = find_name(w, data, end, message_len(bytes + 1));
+		}
 	} else if (data + 6 <= end) {
 		__builtin_memcpy(bytes, data, 6);
 		there = 6;
@@ -32,11 +60,50 @@ static long each_request(__u32 unused, void *context)
 	} else {
 		return 1;
 	}
-	return request_step(w, bytes, there);
+	return request_step(w, bytes, there, naming);
 }
 
-/* Walks the requests in the first element, on from where the stream stands. */
-static __always_inline struct request_walk *walk_requests(struct tap *tap, struct pool *pool, __u32 rest, __u32 open)
+/* What each_byte works on. */
+struct renaming {
+	struct sk_msg_md *msg;
+	struct request_walk *w;
+	__u32 which;
+};
+
+static long each_byte(__u32 i, void *context)
+{
+	struct renaming *renaming = context;
+	__u32 which = renaming->which & (RUN_NAMES - 1), at = (renaming->w->name_at[which] + i) & RUN_BYTES;
+	__u8 *data = renaming->msg->data, *end = renaming->msg->data_end;
+	char c;
+
+	if (i >= NAME_LEN)
+		return 1;
+	c = renaming->w->statements[which].name[i];
+	data += at;
+	if (!c || data + 1 > end)
+		return 1;
+	*data = c;
+	return 0;
+}
+
+/* Writes the servers' names of the prepared statements over the clients', which are as long. Once it is certain that the
+ * requests are redirected: the user path must see the clients'. */
+static __always_inline void rename_statements(struct tap *tap, struct request_walk *w)
+{
+	struct renaming renaming = { .msg = tap->msg, .w = w };
+
+	for (__u32 i = 0; i < RUN_NAMES; i++) {
+		if (i >= w->named)
+			break;
+		renaming.which = i;
+		bpf_loop(NAME_LEN, each_byte, &renaming, 0);
+	}
+}
+
+/* Walks the requests of the client in slot `client` in the first element, on from where the stream stands. */
+static __always_inline struct request_walk *walk_requests(struct tap *tap, struct pool *pool, __u32 client, __u32 rest,
+							  __u32 open)
 {
 	__u32 limit = READ_ONCE(pool->reply_limit), longest = READ_ONCE(pool->packet_len_max);
 	struct loop loop = { .msg = tap->msg, .end = tap->end };
@@ -48,6 +115,9 @@ static __always_inline struct request_walk *walk_requests(struct tap *tap, struc
 	w->count = 0;
 	w->enders = 0;
 	w->open = open;
+	w->client = client;
+	w->named = 0;
+	w->binds = 0;
 	bpf_loop(RUN_MESSAGES, each_request, &loop, 0);
 	return w;
 }
@@ -139,18 +209,23 @@ static __always_inline int tap_unlinked(struct tap *tap, struct client *c, __u32
 	WRITE_ONCE(c->settled, 1);
 	if (must_queue(pool))
 		return leave(tap, c, REASON_WAITING);
-	w = walk_requests(tap, pool, 0, 0);
+	w = walk_requests(tap, pool, client - 1, 0, 0);
 	if (!w->walk.len)
 		return leave(tap, c, REASON_OPAQUE);
 	if (!w->count)
 		return leave(tap, c, w->walk.reason ?: REASON_REQUEST);
-	index = claim(pool, READ_ONCE(c->params));
+	index = claim(pool, READ_ONCE(c->params), tap->end);
 	if (!index)
-		return leave(tap, c, REASON_NO_SERVER);
+		return leave(tap, c, w->named ? REASON_STATEMENT : REASON_NO_SERVER);
 	s = server_at(index - 1);
 	if (!s)
 		return leave(tap, c, REASON_NO_SERVER);
 	slot = READ_ONCE(s->slot);
+	/* User space may have had it, and changed that, before it was claimed. */
+	if (lacks_statement(index - 1, tap->end)) {
+		unclaim(pool, slot);
+		return leave(tap, c, REASON_STATEMENT);
+	}
 	sink = aim_at_server(tap, s, w);
 	if (!sink.room) {
 		unclaim(pool, slot);
@@ -179,6 +254,9 @@ static __always_inline int tap_unlinked(struct tap *tap, struct client *c, __u32
 	s->links++;
 	s->requests += w->enders;
 	s->received += w->walk.at;
+	s->binds += w->binds;
+	use_statements(index - 1, w);
+	rename_statements(tap, w);
 	WRITE_ONCE(c->request_ns, now);
 	return redirect(tap, w->walk.at);
 }
@@ -192,7 +270,7 @@ static __always_inline int tap_linked(struct tap *tap, struct client *c, __u32 c
 	struct tcp_sock *tcp;
 	struct sink sink;
 	__u64 word, next;
-	__u32 which, other;
+	__u32 which, other, index;
 
 	if (!pool)
 		return take_back(tap, c, s, client, REASON_DISABLED);
@@ -213,9 +291,12 @@ static __always_inline int tap_linked(struct tap *tap, struct client *c, __u32 c
 	which = (word & WORD_REQUEST) ? 1 : 0;
 	other = which ^ 1;
 	old = s->request[which & 1];
-	w = walk_requests(tap, pool, old.rest, (word & WORD_OPEN) ? 1 : 0);
+	w = walk_requests(tap, pool, client - 1, old.rest, (word & WORD_OPEN) ? 1 : 0);
 	if (!w->walk.at)
 		return take_back(tap, c, s, client, w->walk.reason ?: REASON_OPAQUE);
+	index = READ_ONCE(c->server) - 1;
+	if (lacks_statement(index, tap->end))
+		return take_back(tap, c, s, client, REASON_STATEMENT);
 	sink = aim_at_server(tap, s, w);
 	if (!sink.room)
 		return take_back(tap, c, s, client, sink.reason);
@@ -249,6 +330,9 @@ static __always_inline int tap_linked(struct tap *tap, struct client *c, __u32 c
 			note_sink(&c->sink, &sink, s->gate, w->walk.at);
 			s->requests += w->enders;
 			s->received += w->walk.at;
+			s->binds += w->binds;
+			use_statements(index, w);
+			rename_statements(tap, w);
 			return redirect(tap, w->walk.at);
 		}
 	}

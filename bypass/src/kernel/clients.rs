@@ -1,9 +1,12 @@
 //! A client as the programs know it.
 
+use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
+
+use libbpf_rs::{MapCore, MapFlags};
 
 use super::memory::{Shared, Slot, field};
 use super::programs::types;
@@ -20,6 +23,8 @@ pub struct ClientSlot {
     /// Of our end, if the programs see it; else 0.
     gate: u64,
     remote: bool,
+    /// Its names of prepared statements that the programs know, as keys of their map.
+    names: Mutex<HashSet<Vec<u8>>>,
 }
 
 impl Kernel {
@@ -65,7 +70,8 @@ impl Kernel {
         field!(slot, sink.address).set(0);
         field!(slot, cookie).set(cookie);
         self.ids[index as usize].store(id, Ordering::Release);
-        Some(ClientSlot { kernel: Arc::clone(self), index, cookie, gate: cookie, remote })
+        let names = Mutex::default();
+        Some(ClientSlot { kernel: Arc::clone(self), index, cookie, gate: cookie, remote, names })
     }
 }
 
@@ -90,6 +96,43 @@ impl ClientSlot {
     pub fn push(&self, pool: &PoolSlot, params: u64, written: u64, read: u64) {
         self.describe(pool, params, written, read);
         field!(self.slot(), pushed).set((!self.remote).into());
+    }
+
+    /// It calls a prepared statement `name`: the one with this id in its pool, and with this name on servers, which must be
+    /// of the same length. While it is on the user path. A name that the kernel path cannot know stays the user path's.
+    pub fn set_name(&self, name: &[u8], (id, on_servers): (u32, &[u8])) {
+        let Some(key) = self.name_key(name) else { return };
+        if id >= intf::STATEMENTS || on_servers.len() != name.len() {
+            return self.remove_name(name);
+        }
+        let value = [&id.to_ne_bytes()[..], &padded(on_servers)].concat();
+        // There may be no room.
+        if self.kernel.maps.names.update(&key, &value, MapFlags::ANY).is_ok() {
+            self.known_names().insert(key);
+        }
+    }
+
+    /// It has no prepared statement of this name any more. While it is on the user path.
+    pub fn remove_name(&self, name: &[u8]) {
+        if let Some(key) = self.name_key(name)
+            && self.known_names().remove(&key)
+        {
+            self.forget_name(&key);
+        }
+    }
+
+    fn known_names(&self) -> MutexGuard<'_, HashSet<Vec<u8>>> {
+        self.names.lock().expect("nobody panics with this lock")
+    }
+
+    fn forget_name(&self, key: &[u8]) {
+        // It fails only if it is not there.
+        drop(self.kernel.maps.names.delete(key));
+    }
+
+    fn name_key(&self, name: &[u8]) -> Option<Vec<u8>> {
+        // The programs take a name of that length for one that was cut.
+        (name.len() < intf::NAME_LEN as usize - 1).then(|| [&self.index.to_ne_bytes()[..], &padded(name)].concat())
     }
 
     /// True when its end was not captured, so that its requests are always the user path's.
@@ -207,8 +250,16 @@ impl ClientSlot {
     }
 }
 
+/// A name in the programs' maps.
+fn padded(name: &[u8]) -> [u8; intf::NAME_LEN as usize] {
+    let mut padded = [0; intf::NAME_LEN as usize];
+    padded[..name.len()].copy_from_slice(name);
+    padded
+}
+
 impl Drop for ClientSlot {
     fn drop(&mut self) {
+        self.known_names().iter().for_each(|key| self.forget_name(key));
         let slot = self.slot();
         field!(slot, owner).set(intf::OWNER_USER);
         field!(slot, cookie).set(0);

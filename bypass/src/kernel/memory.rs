@@ -18,6 +18,7 @@ pub(super) struct Memory {
     clients: Array<types::client>,
     servers: Array<types::server>,
     pools: Array<types::pool>,
+    prepared: Array<types::prepared>,
     totals: Array<types::totals>,
 }
 
@@ -27,6 +28,7 @@ impl Memory {
             clients: Array::map(&maps.clients, sizes.clients)?,
             servers: Array::map(&maps.servers, sizes.server_chunks * intf::CHUNK_SERVERS)?,
             pools: Array::map(&maps.pools, sizes.pools)?,
+            prepared: Array::map(&maps.prepared, sizes.server_chunks * intf::CHUNK_SERVERS)?,
             totals: Array::map(&maps.totals, 1)?,
         })
     }
@@ -41,6 +43,10 @@ impl Memory {
 
     pub(super) fn pool(&self, index: u32) -> Slot<'_, types::pool> {
         self.pools.at(index)
+    }
+
+    pub(super) fn prepared(&self, server: u32) -> Slot<'_, types::prepared> {
+        self.prepared.at(server)
     }
 
     pub(super) fn totals(&self) -> Slot<'_, types::totals> {

@@ -49,6 +49,7 @@ impl PoolSlot {
             (rules.enabled, intf::POOL_ENABLED),
             (rules.session, intf::POOL_SESSION),
             (!rules.simple_query, intf::POOL_NO_QUERY),
+            (rules.prepared, intf::POOL_PREPARED),
         ];
         for (wanted, flag) in flags {
             self.set_flag(flag, wanted);

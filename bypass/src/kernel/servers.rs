@@ -99,6 +99,7 @@ impl PoolSlot {
             field!(server, links),
             field!(server, received),
             field!(server, requests),
+            field!(server, binds),
             field!(server, sent),
             field!(server, queries),
             field!(server, xacts),
@@ -108,7 +109,10 @@ impl PoolSlot {
             counter.set(0);
         }
         field!(server, cookie).set(cookie.unwrap_or(0));
-        ServerSlot { pool: Arc::clone(self), slot, index, cookie, gate: Arc::new(gate) }
+        let server = ServerSlot { pool: Arc::clone(self), slot, index, cookie, gate: Arc::new(gate) };
+        server.set_statements(std::iter::empty());
+        server.take_used().for_each(drop);
+        server
     }
 }
 
@@ -124,6 +128,30 @@ impl ServerSlot {
         field!(server, params).set(params);
         field!(server, word).fetch_and(intf::WORD_GENERATION, Ordering::AcqRel);
         self.pool.set_lendable(self.slot, true);
+    }
+
+    /// The prepared statements that it has, by their ids in its pool, which must be told before it is lent or linked. Those
+    /// with higher ids than the kernel path knows are left out.
+    pub fn set_statements(&self, ids: impl Iterator<Item = u32>) {
+        let mut words = [0; intf::STATEMENT_WORDS as usize];
+        for id in ids.filter(|id| *id < intf::STATEMENTS) {
+            words[id as usize / 64] |= 1 << (id % 64);
+        }
+        let prepared = self.pool.kernel.memory.prepared(self.index);
+        for (place, word) in words.into_iter().enumerate() {
+            field!(prepared, has[place]).set(word);
+        }
+    }
+
+    /// The prepared statements that the kernel path has used since this was last asked.
+    pub fn take_used(&self) -> impl Iterator<Item = u32> {
+        let prepared = self.pool.kernel.memory.prepared(self.index);
+        let words = field!(prepared, used_words).swap(0, Ordering::AcqRel);
+        let places = (0..intf::STATEMENT_WORDS).filter(move |place| words >> place & 1 != 0);
+        places.flat_map(move |place| {
+            let word = field!(prepared, used[place as usize]).swap(0, Ordering::AcqRel);
+            (0..64).filter(move |bit| word >> bit & 1 != 0).map(move |bit| place * 64 + bit)
+        })
     }
 
     /// True when its end was not captured, so that its replies are always the user path's.
@@ -222,6 +250,7 @@ impl ServerSlot {
             links: field!(server, links).get(),
             received: field!(server, received).get(),
             requests: field!(server, requests).get(),
+            binds: field!(server, binds).get(),
             sent: field!(server, sent).get(),
             queries: field!(server, queries).get(),
             xacts: field!(server, xacts).get(),

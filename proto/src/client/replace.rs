@@ -6,11 +6,14 @@
 //! | Bind, Describe | the same under the server's name | before it a Parse, whose ParseComplete is for nobody |
 //! | Close | nothing; CloseComplete is ours | the same |
 
+use std::sync::Arc;
+
 use super::statements::{Meaning, Name};
 use super::{Client, ClientLimits, FromClient};
 use crate::error::Error;
 use crate::server::Server;
 use crate::server::outstanding::Prospect;
+use crate::server::prepared::Sent;
 use crate::wire::frame::{HEADER_LEN, Header, Walker};
 use crate::wire::frontend::Request;
 
@@ -24,17 +27,66 @@ pub(super) struct Collecting {
     header: Header,
 }
 
+impl Collecting {
+    fn is_whole(&self) -> bool {
+        self.bytes.len() == self.header.total()
+    }
+}
+
 /// What is to be done about a message.
 pub(super) enum Replaced {
     /// It goes on as it is.
     No,
     /// Too little of it is there to know.
     Later,
+    /// It must wait until the server has answered what it was sent.
+    Hold,
     /// These bytes go on instead of the next `skip` ones.
     With { skip: usize, insert: Vec<u8> },
 }
 
 impl Client {
+    /// True when a message that has come as a whole waits for the server's answers: [`Self::handle_bytes`] is to be called
+    /// when some have come, also without bytes.
+    pub fn is_held(&self) -> bool {
+        self.collecting.as_ref().is_some_and(|collecting| collecting.is_whole())
+    }
+
+    /// Writes the server's names of prepared statements over the client's in `buf`, which consists of whole messages, if the
+    /// server has all of them under names of the same length, and nothing is prepared or closed; else changes nothing.
+    /// Returns whether it may be sent as it is now.
+    pub fn rename_whole(&mut self, buf: &mut [u8], server: &mut Server, limits: ClientLimits) -> bool {
+        if limits.prepared_max == 0 {
+            return true;
+        }
+        self.statements.correct(server.take_corrections());
+        let (mut at, mut renamed, mut binds) = (0, Vec::new(), 0);
+        while let Ok(Some(header)) = Header::read(&buf[at..], limits.packet_len_max) {
+            if matches!(header.kind, b'P' | b'B' | b'D' | b'C') {
+                match Name::read(header, &buf[at..]) {
+                    Ok(Some(Name { name: b"", .. })) => {}
+                    Ok(Some(name)) if matches!(header.kind, b'B' | b'D') => {
+                        let Ok(Meaning::Statement(statement)) = self.statements.find(name.name, server) else {
+                            return false;
+                        };
+                        if !statement.is_in_place() || !server.statements().touch(statement.id()) {
+                            return false;
+                        }
+                        renamed.push((at + name.at, statement));
+                        binds += u64::from(header.kind == b'B');
+                    }
+                    _ => return false,
+                }
+            }
+            at += header.total();
+        }
+        for (at, statement) in renamed {
+            buf[at..at + statement.name().len()].copy_from_slice(statement.name().as_bytes());
+        }
+        self.uses.binds += binds;
+        true
+    }
+
     /// Looks at the Parse, Bind, Describe or Close at the start of `buf`.
     pub(super) fn replace(
         &mut self,
@@ -72,7 +124,10 @@ impl Client {
             return Err(Error::ParseTooLong);
         }
         if let Some(message) = buf.get(..header.total()) {
-            return Ok(Replaced::With { skip: message.len(), insert: self.parse(message, server, limits)? });
+            return Ok(match self.parse(message, server, limits)? {
+                Some(insert) => Replaced::With { skip: message.len(), insert },
+                None => Replaced::Hold,
+            });
         }
         self.collecting = Some(Box::new(Collecting { bytes: buf.to_vec(), header }));
         Ok(Replaced::With { skip: buf.len(), insert: Vec::new() })
@@ -88,19 +143,20 @@ impl Client {
         if server.is_full() {
             return Ok(FromClient::Full(0));
         }
-        if buf.is_empty() {
-            return Ok(FromClient::Forward(0));
-        }
         let Some(mut collecting) = self.collecting.take() else { return Ok(FromClient::Forward(0)) };
         let skip = buf.len().min(collecting.header.total() - collecting.bytes.len());
         collecting.bytes.extend_from_slice(&buf[..skip]);
-        let insert = if collecting.bytes.len() == collecting.header.total() {
-            self.parse_collected(&collecting, server, limits)?
-        } else {
-            self.collecting = Some(collecting);
-            Vec::new()
-        };
-        Ok(FromClient::Splice { forward: 0, skip, insert })
+        let is_whole = collecting.is_whole();
+        let insert = if is_whole { self.parse_collected(&collecting, server, limits)? } else { None };
+        if let Some(insert) = insert {
+            return Ok(FromClient::Splice { forward: 0, skip, insert });
+        }
+        self.collecting = Some(collecting);
+        Ok(match skip {
+            0 if is_whole => FromClient::Full(0),
+            0 => FromClient::Forward(0),
+            _ => FromClient::Splice { forward: 0, skip, insert: Vec::new() },
+        })
     }
 
     fn parse_collected(
@@ -108,20 +164,20 @@ impl Client {
         collected: &Collecting,
         server: &mut Server,
         limits: ClientLimits,
-    ) -> Result<Vec<u8>, Error> {
+    ) -> Result<Option<Vec<u8>>, Error> {
         match server.prospect() {
             Prospect::Answered => self.parse(&collected.bytes, server, limits),
             Prospect::Unknown => Err(Error::PreparedBehindCopy),
             // The reply to something before it came meanwhile.
             Prospect::Skipped | Prospect::Swallowed => {
                 server.handle_request(Request::Parse);
-                Ok(collected.bytes.clone())
+                Ok(Some(collected.bytes.clone()))
             }
         }
     }
 
-    /// A Parse as a whole: what the server gets.
-    fn parse(&mut self, message: &[u8], server: &mut Server, limits: ClientLimits) -> Result<Vec<u8>, Error> {
+    /// A Parse as a whole: what the server gets; `None` if it must wait.
+    fn parse(&mut self, message: &[u8], server: &mut Server, limits: ClientLimits) -> Result<Option<Vec<u8>>, Error> {
         let broken = Error::BrokenPacket("broken Parse packet");
         let body = &message[HEADER_LEN..];
         let name_len = body.iter().position(|&byte| byte == 0).ok_or_else(|| broken.clone())?;
@@ -129,12 +185,17 @@ impl Client {
         if !is_parse_body(body) {
             return Err(broken);
         }
-        let (name, statement) = self.statements.create(name, body)?;
+        let Some(new) = self.statements.create(name, body, server)? else { return Ok(None) };
         let mut insert = Vec::new();
+        let (name, most) = (Arc::clone(&new.name), limits.prepared_max as usize);
+        let sent = server.handle_parse(name, &new.statement, most, &mut insert);
+        if sent == Sent::NotYet {
+            return Ok(None);
+        }
+        self.statements.enter(new, server);
         self.uses.client_parses += 1;
-        let sent = server.handle_parse(name, &statement, limits.prepared_max as usize, &mut insert);
-        self.uses.server_parses += u64::from(sent);
-        Ok(insert)
+        self.uses.server_parses += u64::from(sent == Sent::Parse);
+        Ok(Some(insert))
     }
 
     fn replace_close(
@@ -146,6 +207,10 @@ impl Client {
     ) -> Result<Replaced, Error> {
         if buf.len() < header.total() {
             return Ok(Replaced::Later);
+        }
+        // The Close before this one may have been skipped.
+        if !self.statements.has(name) && server.owes_status() {
+            return Ok(Replaced::Hold);
         }
         match self.statements.remove(name) {
             Some((name, statement)) => server.handle_close(name, &statement),
@@ -163,10 +228,17 @@ impl Client {
         server: &mut Server,
         limits: ClientLimits,
     ) -> Result<Replaced, Error> {
-        let Meaning::Statement(statement) = self.statements.find(name)? else { return Ok(Replaced::No) };
+        let statement = match self.statements.find(name, server)? {
+            Meaning::Statement(statement) => statement,
+            Meaning::Nothing => return Ok(Replaced::No),
+            Meaning::NotYet => return Ok(Replaced::Hold),
+        };
         let mut insert = Vec::new();
-        let sent = server.handle_use(&statement, limits.prepared_max as usize, &mut insert);
-        self.uses.server_parses += u64::from(sent);
+        match server.handle_use(&statement, limits.prepared_max as usize, &mut insert) {
+            Sent::NotYet => return Ok(Replaced::Hold),
+            Sent::Parse => self.uses.server_parses += 1,
+            Sent::Nothing => {}
+        }
         let len = header.len as usize + statement.name().len() - name.len();
         insert.push(header.kind);
         insert.extend((len as u32).to_be_bytes());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::prepared::{Registry, Statement};
+use crate::server::Server;
 use crate::server::effect::{Change, Correction, Effect};
 use crate::wire::frame::{HEADER_LEN, Header};
 
@@ -13,7 +14,7 @@ use crate::wire::frame::{HEADER_LEN, Header};
 pub const STATEMENTS_MAX: usize = 65_536;
 
 /// Longest names of a portal and a statement together, in bytes: they must be there as a whole.
-const NAMES_LEN_MAX: usize = 4096;
+const NAMES_LEN_MAX: usize = 16 * 1024;
 
 /// The prepared statements of one client.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ enum Named {
         statement: Arc<Statement>,
         /// [`ClientStatements::take_changes`] has told it.
         told: bool,
+        /// The Parse was sent to the server in this group, if it is not known to be done.
+        pending: Option<u64>,
     },
     /// Nothing, because of an error that requests sent behind it may not know of yet: the server says so.
     Nothing,
@@ -48,6 +51,14 @@ pub(super) enum Meaning {
     Statement(Arc<Statement>),
     /// The server is asked, which has none of that name.
     Nothing,
+    /// That is known only when the server has answered what it was sent.
+    NotYet,
+}
+
+/// A statement that a client is about to prepare.
+pub(super) struct New {
+    pub(super) name: Arc<[u8]>,
+    pub(super) statement: Arc<Statement>,
 }
 
 /// How names have changed.
@@ -82,12 +93,16 @@ impl ClientStatements {
         self.known.is_empty()
     }
 
+    pub(super) fn has(&self, name: &[u8]) -> bool {
+        self.known.contains_key(name)
+    }
+
     /// What has changed since this was last asked.
     pub fn take_changes(&mut self) -> NameChanges {
         let mut changes = NameChanges { gone: std::mem::take(&mut self.gone), new: Vec::new() };
         if std::mem::take(&mut self.untold) {
             for (name, named) in &mut self.known {
-                if let Named::Statement { statement, told: told @ false } = named {
+                if let Named::Statement { statement, told: told @ false, .. } = named {
                     *told = true;
                     changes.new.push((name.clone(), Arc::clone(statement)));
                 }
@@ -96,22 +111,31 @@ impl ClientStatements {
         changes
     }
 
-    /// The client prepares `body` as `name`.
-    pub(super) fn create(&mut self, name: &[u8], body: &[u8]) -> Result<(Arc<[u8]>, Arc<Statement>), Error> {
+    /// The client prepares `body` as `name`; `None`: whether it can is not known yet.
+    pub(super) fn create(&mut self, name: &[u8], body: &[u8], server: &Server) -> Result<Option<New>, Error> {
         match self.known.get(name) {
+            Some(Named::Statement { .. }) if server.owes_status() => return Ok(None),
             Some(Named::Statement { .. }) => return Err(Error::PreparedInUse),
             None if self.known.len() >= STATEMENTS_MAX => return Err(Error::TooManyPrepared),
             _ => {}
         }
-        let (name, statement) = (Arc::from(name), self.registry.intern(name.len(), body));
-        self.insert(Arc::clone(&name), Arc::clone(&statement));
-        Ok((name, statement))
+        Ok(Some(New { name: Arc::from(name), statement: self.registry.intern(name.len(), body) }))
     }
 
-    pub(super) fn find(&self, name: &[u8]) -> Result<Meaning, Error> {
+    /// The Parse of a new one was sent.
+    pub(super) fn enter(&mut self, new: New, server: &Server) {
+        self.insert(new.name, new.statement, Some(server.group()));
+    }
+
+    /// What `name` stands for.
+    pub(super) fn find(&self, name: &[u8], server: &Server) -> Result<Meaning, Error> {
         match self.known.get(name) {
+            // Its Parse may have failed.
+            Some(Named::Statement { pending: Some(group), .. }) if *group != server.group() => Ok(Meaning::NotYet),
             Some(Named::Statement { statement, .. }) => Ok(Meaning::Statement(Arc::clone(statement))),
             Some(Named::Nothing) => Ok(Meaning::Nothing),
+            // Its Close may have been skipped.
+            None if server.owes_status() => Ok(Meaning::NotYet),
             None => Err(Error::PreparedMissing),
         }
     }
@@ -119,7 +143,7 @@ impl ClientStatements {
     /// The client closes `name`.
     pub(super) fn remove(&mut self, name: &[u8]) -> Option<(Arc<[u8]>, Arc<Statement>)> {
         let (name, named) = self.known.remove_entry(name)?;
-        let Named::Statement { statement, told } = named else { return None };
+        let Named::Statement { statement, told, .. } = named else { return None };
         if told {
             self.gone.push(Arc::clone(&name));
         }
@@ -130,7 +154,12 @@ impl ClientStatements {
     pub(super) fn correct(&mut self, corrections: impl Iterator<Item = Correction>) {
         for correction in corrections {
             match correction {
-                Correction::Done(Effect { change: Change::Created, statement, name: Some(name), .. }) => {
+                Correction::Done(Effect { change: Change::Created, statement, name: Some(name), group, .. }) => {
+                    if let Some(Named::Statement { pending, .. }) = self.known.get_mut(&name)
+                        && *pending == Some(group)
+                    {
+                        *pending = None;
+                    }
                     self.certain.insert(name, statement);
                 }
                 Correction::Done(Effect { name, .. }) => drop(name.and_then(|name| self.certain.remove(&name))),
@@ -148,21 +177,22 @@ impl ClientStatements {
 
     /// An error has skipped something: what names stand for, and will stand for when these are done.
     fn restore(&mut self, pending: Vec<Effect>) {
-        let mut names = self.certain.clone();
-        for Effect { change, statement, name, .. } in pending {
+        let certain = self.certain.iter().map(|(name, statement)| (Arc::clone(name), (Arc::clone(statement), None)));
+        let mut names: HashMap<_, _> = certain.collect();
+        for Effect { change, statement, name, group, .. } in pending {
             match (change, name) {
-                (Change::Created, Some(name)) => drop(names.insert(name, statement)),
+                (Change::Created, Some(name)) => drop(names.insert(name, (statement, Some(group)))),
                 (Change::Removed, Some(name)) => drop(names.remove(&name)),
                 (_, None) => {}
             }
         }
         let mut old = std::mem::take(&mut self.known);
-        for (name, statement) in names {
+        for (name, (statement, pending)) in names {
             match old.remove(&name) {
-                Some(Named::Statement { statement: before, told }) if Arc::ptr_eq(&before, &statement) => {
-                    self.known.insert(name, Named::Statement { statement, told });
+                Some(Named::Statement { statement: before, told, .. }) if Arc::ptr_eq(&before, &statement) => {
+                    self.known.insert(name, Named::Statement { statement, told, pending });
                 }
-                _ => self.insert(name, statement),
+                _ => self.insert(name, statement, pending),
             }
         }
         let told = old.into_iter().filter(|(_, named)| matches!(named, Named::Statement { told: true, .. }));
@@ -176,9 +206,9 @@ impl ClientStatements {
         }
     }
 
-    fn insert(&mut self, name: Arc<[u8]>, statement: Arc<Statement>) {
+    fn insert(&mut self, name: Arc<[u8]>, statement: Arc<Statement>, pending: Option<u64>) {
         self.untold = true;
-        self.known.insert(name, Named::Statement { statement, told: false });
+        self.known.insert(name, Named::Statement { statement, told: false, pending });
     }
 }
 

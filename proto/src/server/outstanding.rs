@@ -11,7 +11,6 @@
 //! ```text
 //! Normal --CopyInResponse--> CopyIn --CopyDone, CopyFail, ErrorResponse, other request--> Normal
 //! Normal --ErrorResponse, no Sync sent yet--> SkipToSync --Sync--> Normal
-//! Normal --ErrorResponse, nothing owed--> Leaving
 //! CopyIn, Normal --ErrorResponse instead of CommandComplete, requests in doubt--> Unknown --Terminate--> Ending
 //! ```
 //! A request is in doubt when it was sent into COPY-in mode: a COPY that fails on its data has ignored or swallowed it,
@@ -36,8 +35,6 @@ pub struct Outstanding {
     enders: usize,
     /// How many of them remove a prepared statement from the server.
     removals: usize,
-    /// How many requests with a ReadyForQuery were sent so far.
-    groups: u64,
     mode: Mode,
     /// An extended query was begun and its ReadyForQuery has not come: although every request may be answered (after a
     /// Flush), the backend is in an implicit transaction.
@@ -107,8 +104,6 @@ enum Mode {
         /// A reply has begun whose ReadyForQuery has not come: a hang-up now loses the rest.
         answering: bool,
     },
-    /// The server reported an error that nothing asked for: it is about to hang up.
-    Leaving,
 }
 
 /// Where requests stand that may or may not be answered.
@@ -188,7 +183,7 @@ impl Outstanding {
     /// True when no more requests should be sent until replies come.
     pub fn is_full(&self) -> bool {
         self.queue.len() >= OUTSTANDING_MAX
-            || matches!(self.mode, Mode::Ending { .. } | Mode::Leaving | Mode::Unknown { asked: true, .. })
+            || matches!(self.mode, Mode::Ending { .. } | Mode::Unknown { asked: true, .. })
     }
 
     /// Takes note of a Terminate that is sent to the server.
@@ -213,7 +208,7 @@ impl Outstanding {
                     self.mode = Mode::Normal;
                 }
             }
-            (Mode::SkipToSync | Mode::Ending { .. } | Mode::Leaving, _) => {}
+            (Mode::SkipToSync | Mode::Ending { .. }, _) => {}
             (Mode::Unknown { copying: true, .. }, Request::Sync) => {}
             (Mode::Unknown { asked, group, ready, copying }, _) => {
                 // A Query may be skipped, so that only a Sync is sure to be answered.
@@ -231,13 +226,8 @@ impl Outstanding {
             Mode::Normal => Prospect::Answered,
             Mode::SkipToSync => Prospect::Skipped,
             Mode::CopyIn => Prospect::Swallowed,
-            Mode::Unknown { .. } | Mode::Ending { .. } | Mode::Leaving => Prospect::Unknown,
+            Mode::Unknown { .. } | Mode::Ending { .. } => Prospect::Unknown,
         }
-    }
-
-    /// How many requests with a ReadyForQuery were sent so far: an error skips up to the next one.
-    pub fn group(&self) -> u64 {
-        self.groups
     }
 
     /// True when the server was told to remove prepared statements and has not answered: it may skip that.
@@ -329,7 +319,6 @@ impl Outstanding {
 
     fn push(&mut self, owed: Owed) {
         self.enders += usize::from(ends(owed.request));
-        self.groups += u64::from(ends(owed.request));
         self.removals += usize::from(owed.removes());
         self.queue.push_back(owed);
     }
@@ -375,7 +364,7 @@ impl Outstanding {
 
     fn ready(&mut self) -> Result<(), Bad> {
         match &mut self.mode {
-            Mode::Ending { .. } | Mode::Leaving => return Ok(()),
+            Mode::Ending { .. } => return Ok(()),
             Mode::Unknown { asked, ready, .. } => {
                 (*asked, *ready) = (false, true);
                 return Ok(());
@@ -409,7 +398,8 @@ impl Outstanding {
             self.mode = Mode::Normal;
         }
         match self.first() {
-            None if self.mode == Mode::Normal => self.mode = Mode::Leaving,
+            // A Flush was bad, or the server is about to hang up.
+            None if self.mode == Mode::Normal => self.mode = Mode::SkipToSync,
             None | Some(Request::Sync | Request::Query | Request::FunctionCall) => {}
             Some(_) => match self.queue.iter().position(|owed| owed.request == Request::Sync) {
                 Some(sync) => self.skip(sync),
@@ -449,7 +439,7 @@ impl Outstanding {
 }
 
 /// True for requests that are answered by ReadyForQuery.
-fn ends(request: Request) -> bool {
+pub(super) fn ends(request: Request) -> bool {
     matches!(request, Request::Sync | Request::Query | Request::FunctionCall)
 }
 
@@ -525,8 +515,8 @@ mod tests {
         check("P Q S <E ! <Z .");
         // The error of a deferred constraint comes with the Sync itself.
         check("E S <C <E ! <Z .");
-        // An error that nothing asked for: the server hangs up next.
-        check("<E !");
+        // An error that no request is to blame for: a bad Flush, or the server hangs up next.
+        check("<E ! S <Z .");
     }
 
     #[test]

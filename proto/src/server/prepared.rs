@@ -11,6 +11,17 @@ use crate::wire::backend::TransactionStatus;
 use crate::wire::frame::{HEADER_LEN, Header};
 use crate::wire::frontend::Request;
 
+/// What a server is sent so that it has a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It has it.
+    Nothing,
+    /// A Parse.
+    Parse,
+    /// Whether it has it is known only when it has answered what it was sent.
+    NotYet,
+}
+
 impl Server {
     /// Those that the server has.
     pub fn statements(&mut self) -> &mut ServerStatements {
@@ -22,35 +33,67 @@ impl Server {
         self.outstanding.prospect()
     }
 
+    /// Whether requests of earlier groups are unanswered: what they do to names, and to the transaction, is not known.
+    /// It will be, as the server has all that it needs to answer them.
+    pub fn owes_status(&self) -> bool {
+        self.outstanding.owes_status()
+    }
+
+    /// Which of the groups of requests that end with a ReadyForQuery is being sent.
+    pub fn group(&self) -> u64 {
+        self.group
+    }
+
     /// The client prepares a statement under `name`. Appends to `out` what the server must be sent instead: nothing, if it
-    /// has the statement. True if that is a Parse.
-    ///
-    /// In a failed transaction the server refuses a Parse, and so it is asked where the transaction may have failed.
+    /// has the statement.
     pub fn handle_parse(
         &mut self,
         name: Arc<[u8]>,
         statement: &Arc<Statement>,
         most: usize,
         out: &mut Vec<u8>,
-    ) -> bool {
-        let may_have_failed = self.status == TransactionStatus::Failed || self.outstanding.owes_status();
-        if self.statements.touch(statement.id()) && !may_have_failed {
-            let effect = self.effect(Change::Created, statement, false, Some(name));
-            self.outstanding.handle_prepared(Request::Parse, Answer::Fake, effect);
-            return false;
+    ) -> Sent {
+        let presence = self.presence(statement);
+        match presence {
+            Presence::Doubtful => return Sent::NotYet,
+            // In a failed transaction the server refuses a Parse, and so it must be asked.
+            Presence::Present if self.status == TransactionStatus::Failed => self.remove(statement, out),
+            Presence::Present if self.owes_status() => return Sent::NotYet,
+            Presence::Present => {
+                let effect = self.effect(Change::Created, statement, false, Some(name));
+                self.outstanding.handle_prepared(Request::Parse, Answer::Fake, effect);
+                return Sent::Nothing;
+            }
+            Presence::Absent => {}
         }
         self.create(statement, Some(name), most, out);
-        true
+        Sent::Parse
     }
 
-    /// The client is about to use a statement. Appends to `out` what the server must be sent before; true if that is a Parse.
-    pub fn handle_use(&mut self, statement: &Arc<Statement>, most: usize, out: &mut Vec<u8>) -> bool {
-        if self.statements.find(statement.id(), self.outstanding.group()) == Presence::Present {
-            self.statements.touch(statement.id());
-            return false;
+    /// The client is about to use a statement. Appends to `out` what the server must be sent before.
+    pub fn handle_use(&mut self, statement: &Arc<Statement>, most: usize, out: &mut Vec<u8>) -> Sent {
+        match self.presence(statement) {
+            Presence::Doubtful => Sent::NotYet,
+            Presence::Present => Sent::Nothing,
+            Presence::Absent => {
+                self.create(statement, None, most, out);
+                Sent::Parse
+            }
         }
-        self.create(statement, None, most, out);
-        true
+    }
+
+    /// Whether what is sent now finds the statement; if so, it is used.
+    fn presence(&mut self, statement: &Statement) -> Presence {
+        let id = statement.id();
+        if self.outstanding.is_removing() {
+            let is_removal =
+                |effect: &Effect| effect.change == Change::Removed && effect.on_server && effect.statement.id() == id;
+            if self.outstanding.effects().any(|effect| is_removal(effect) && effect.group != self.group) {
+                return Presence::Doubtful;
+            }
+        }
+        self.statements.touch(id);
+        self.statements.find(id, self.group)
     }
 
     /// The client closes a statement. The server keeps it, for others.
@@ -66,10 +109,6 @@ impl Server {
 
     /// Appends a Parse for the client that calls the statement `name`, or for nobody.
     fn create(&mut self, statement: &Arc<Statement>, name: Option<Arc<[u8]>>, most: usize, out: &mut Vec<u8>) {
-        // It may be there: because nobody can know now, or because its Close is skipped.
-        if self.statements.has(statement.id()) || self.outstanding.is_removing() {
-            self.remove(statement, out);
-        }
         let answer = if name.is_some() { Answer::Forward } else { Answer::Swallow };
         let effect = self.effect(Change::Created, statement, true, name);
         self.statements.insert(Arc::clone(statement), Some(effect.group));
@@ -90,7 +129,7 @@ impl Server {
     }
 
     fn effect(&self, change: Change, statement: &Arc<Statement>, on_server: bool, name: Option<Arc<[u8]>>) -> Effect {
-        Effect { change, statement: Arc::clone(statement), on_server, name, group: self.outstanding.group() }
+        Effect { change, statement: Arc::clone(statement), on_server, name, group: self.group }
     }
 
     /// A message that is due to the client in the server's place, where nothing else is to be sent to it before.

@@ -72,7 +72,7 @@ impl World {
                 prepared_max: self.pools[client.pool].prepared_max,
             };
             let Some(core) = client.core.as_mut() else { return Ok(()) };
-            if client.unread.is_empty() {
+            if client.unread.is_empty() && !core.is_held() {
                 return Ok(());
             }
             let said = match &mut client.phase {

@@ -54,17 +54,8 @@ pub(super) enum Kept {
 
 /// Writes the script of `client`.
 pub(super) fn write(random: &mut Random, client: u32, units: usize, style: Style) -> Vec<Segment> {
-    let mut writer = Writer {
-        random,
-        client,
-        number: 0,
-        names: 0,
-        kept: Vec::new(),
-        fresh: Vec::new(),
-        out: Vec::new(),
-        segments: Vec::new(),
-        style,
-    };
+    let mut writer =
+        Writer { random, client, number: 0, names: 0, kept: Vec::new(), out: Vec::new(), segments: Vec::new(), style };
     for _ in 0..units {
         writer.unit();
         let then = if writer.random.chance(style.waits) { Then::Wait } else { Then::GoOn };
@@ -89,9 +80,6 @@ struct Writer<'a> {
     names: u32,
     /// Names of prepared statements that have `$1` for their token.
     kept: Vec<String>,
-    /// Those of them that are used only once the client has waited for replies: if a Parse fails, what is sent behind the
-    /// next Sync names a statement that is not there, and the proxy may not know that yet.
-    fresh: Vec<String>,
     out: Vec<u8>,
     segments: Vec<Segment>,
     style: Style,
@@ -117,9 +105,6 @@ impl Writer<'_> {
 
     fn end_segment(&mut self, then: Then) {
         self.segments.push(Segment { bytes: std::mem::take(&mut self.out), then });
-        if then == Then::Wait {
-            self.kept.append(&mut self.fresh);
-        }
     }
 
     /// In the midst of a unit, a client that waits at all may wait for what it has asked for.
@@ -279,7 +264,7 @@ impl Writer<'_> {
 
     /// Prepares a statement that clients have in common, or uses or closes one that was prepared before.
     fn kept_statement(&mut self) {
-        let is_new = self.kept.len() + self.fresh.len() < 4 && self.random.chance(40);
+        let is_new = self.kept.len() < 4 && self.random.chance(40);
         let name = match () {
             () if is_new => self.new_statement(),
             () if self.kept.is_empty() => return,
@@ -298,7 +283,7 @@ impl Writer<'_> {
             self.named(b'C', b'S', &name);
             self.kept.retain(|kept| *kept != name);
         } else if is_new {
-            self.fresh.push(name.clone());
+            self.kept.push(name.clone());
         }
     }
 

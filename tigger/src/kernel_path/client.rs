@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tigger_bypass::{ClientSlot, Delivery, Ends, PoolSlot};
+use tigger_proto::client::statements::NameChanges;
 use tigger_proto::parameters::ParameterSet;
 
 use super::{KernelPath, Params, SharedPool};
@@ -66,6 +67,14 @@ impl KernelClient {
             clean: false,
             may_push_pending: false,
             has_drained: true,
+        }
+    }
+
+    /// Tells the programs what names of prepared statements stand for now. Before it is left to the kernel path.
+    pub fn rename(&self, changes: NameChanges) {
+        changes.gone.iter().for_each(|name| self.slot.remove_name(name));
+        for (name, statement) in changes.new {
+            self.slot.set_name(&name, (statement.id(), statement.name().as_bytes()));
         }
     }
 

@@ -22,6 +22,8 @@ pub struct KernelServer {
     slot: Arc<ServerSlot>,
     path: Arc<KernelPath>,
     params: Params,
+    /// The programs have been told of its prepared statements.
+    told: bool,
 }
 
 /// What the bytes that the user path is about to see follow on.
@@ -69,7 +71,7 @@ impl KernelServer {
     }
 
     fn new(path: &Arc<KernelPath>, slot: ServerSlot) -> Self {
-        Self { slot: Arc::new(slot), path: Arc::clone(path), params: Params::default() }
+        Self { slot: Arc::new(slot), path: Arc::clone(path), params: Params::default(), told: false }
     }
 
     /// True when its own end was not captured: the user path has all its replies.
@@ -87,6 +89,7 @@ impl KernelServer {
         xact_start: Instant,
     ) -> Arc<Gate> {
         self.slot.lend(self.params.of(&self.path, server.parameters()));
+        self.tell_statements(server);
         let transaction = (server.hand_over().byte(), xact_start);
         self.slot.push(client.slot(), transaction, &requests.kinds, requests.enders);
         Arc::clone(self.slot.gate())
@@ -94,12 +97,27 @@ impl KernelServer {
 
     /// Lets the kernel path claim the server once it is in the idle set, unless it may have something unread that the
     /// user path sent: bytes of the kernel path would overtake it.
-    pub fn lend(&mut self, server: &Server) {
+    pub fn lend(&mut self, server: &mut Server) {
+        self.tell_statements(server);
         // Those that go out through our own socket overtake nothing.
         if server.has_read_all() || self.is_remote() {
             self.slot.lend(self.params.of(&self.path, server.parameters()));
         } else {
             self.slot.withhold();
+        }
+    }
+
+    fn tell_statements(&mut self, server: &mut Server) {
+        if server.statements().take_changed() || !self.told {
+            self.told = true;
+            self.slot.set_statements(server.statements().ids());
+        }
+    }
+
+    /// Takes note of the prepared statements that the kernel path has used, so that others go first.
+    pub fn note_used(&self, server: &mut Server) {
+        for id in self.slot.take_used() {
+            server.statements().touch(id);
         }
     }
 
@@ -109,7 +127,8 @@ impl KernelServer {
     }
 
     /// Leaves the linked pair to the kernel path; `client` must be handed over next.
-    pub fn hand_over(&self, client: &KernelClient, server: &mut Server, xact_start: Instant) {
+    pub fn hand_over(&mut self, client: &KernelClient, server: &mut Server, xact_start: Instant) {
+        self.tell_statements(server);
         self.slot.hand_over(client.slot(), (server.hand_over().byte(), xact_start));
     }
 

@@ -143,7 +143,7 @@ impl ServerConn {
         self.unread.shrink_to(READ_LEN);
         self.kernel = self.kernel.take().filter(|kernel| !kernel.is_unfit());
         if let Some(kernel) = &mut self.kernel {
-            kernel.lend(&self.server);
+            kernel.lend(&mut self.server);
         }
         Ok(())
     }
@@ -160,6 +160,7 @@ impl ServerConn {
     pub fn resume(&mut self) -> Resumed {
         let Some(kernel) = &self.kernel else { return Resumed::default() };
         let taken = kernel.taken_back();
+        kernel.note_used(&mut self.server);
         self.server.resume(&taken.link);
         self.delivered = taken.delivered.len();
         self.unread = taken.delivered;

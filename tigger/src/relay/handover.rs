@@ -22,6 +22,7 @@ impl ClientConn {
             && self.carry.is_empty()
             && self.client.at_border()
         {
+            kernel.rename(self.client.statements().take_changes());
             kernel.hand_over(shared, &self.client.parameters, &self.stream, self.to_client.as_slice().len());
         }
     }
@@ -43,9 +44,10 @@ impl ClientConn {
     /// Sends the requests in `carry` over the link and leaves the pair to the kernel path, if it can have it. Gives the link
     /// back if it cannot.
     pub(super) fn push(&mut self, mut link: Link) -> Result<Option<Link>, Farewell> {
-        let Some(requests) = self.pushable(&link) else { return Ok(Some(link)) };
+        let Some(requests) = self.pushable(&mut link) else { return Ok(Some(link)) };
         let (Some(client), Some(shared)) = (&mut self.kernel, self.pool.shared()) else { return Ok(Some(link)) };
         let id = link.server.id;
+        link.tally.bind_count += self.client.take_uses().binds;
         self.pool.counters.add(&std::mem::take(&mut link.tally));
         let gate = self.pool.run(|core| {
             // Under the pool's lock: nobody looks for the server in between.
@@ -54,6 +56,9 @@ impl ClientConn {
             core.hand_over(Instant::now(), id, link.server);
             gate
         });
+        if !client.is_remote() {
+            client.rename(self.client.statements().take_changes());
+        }
         client.push(shared, &self.client.parameters, &self.stream);
         let sent = gate.map_or(0, |gate| gate.push(&self.carry));
         self.guard.info.set_server(0);
@@ -98,8 +103,8 @@ impl ClientConn {
     }
 
     /// What is in `carry`, if it may be pushed over this link.
-    fn pushable(&self, link: &Link) -> Option<WholeRequests> {
-        let (client, server) = (self.kernel.as_ref()?, &link.server);
+    fn pushable(&mut self, link: &mut Link) -> Option<WholeRequests> {
+        let (client, server) = (self.kernel.as_ref()?, &mut link.server);
         let may_push = match link.rules.mode {
             PoolMode::Transaction => client.may_push(&self.stream),
             // What is captured is handed over as a pair.
@@ -115,7 +120,10 @@ impl ClientConn {
         if !may_push {
             return None;
         }
-        WholeRequests::read(&self.carry, link.rules.limits).filter(|_| server.watch_linked())
+        let limits = link.rules.limits;
+        let requests = WholeRequests::read(&self.carry, limits).filter(|_| server.watch_linked())?;
+        // Last of all: nobody else may see them under these names.
+        self.client.rename_whole(&mut self.carry, &mut server.server, limits).then_some(requests)
     }
 
     /// The kernel path left bytes to the user path: gets the client back, and its server if it is linked.
@@ -165,6 +173,9 @@ impl ClientConn {
     /// Where one of both was captured, the kernel path can bring it what the other says: it is told of the other.
     pub(super) fn introduce(&mut self, server: &mut ServerConn) {
         let Some(shared) = self.pool.shared() else { return };
+        if let Some(kernel) = &server.kernel {
+            kernel.note_used(&mut server.server);
+        }
         let (path, info) = (self.pool.kernel_path(), &self.guard.info);
         match (&self.kernel, &server.kernel) {
             (None, Some(captured)) if !captured.is_remote() && info.remote.socket_addr().is_some() => {
@@ -221,6 +232,9 @@ impl ClientConn {
             }
             core.hand_over(Instant::now(), id, server);
         });
+        if !kernel.is_remote() {
+            kernel.rename(self.client.statements().take_changes());
+        }
         kernel.hand_over(shared, &self.client.parameters, &self.stream, self.to_client.as_slice().len());
     }
 }

@@ -257,7 +257,7 @@ impl Link {
 
     /// Client to server.
     fn poll_client(&mut self, client: &mut ClientConn, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
-        if std::mem::take(&mut self.unwalked) && !client.carry.is_empty() {
+        if std::mem::take(&mut self.unwalked) && (!client.carry.is_empty() || client.client.is_held()) {
             let bytes = std::mem::take(&mut client.carry);
             return self.handle_client_bytes(client, cx, &bytes);
         }

@@ -2,7 +2,8 @@
 
 use tigger_testkit::{Postgres, Proxy, ProxyOptions};
 
-use crate::support::{Console, assert_kernel_path_used, options, postgres, proxy};
+use crate::kernel_path::kernel_proxy;
+use crate::support::{Console, options, postgres, proxy};
 use crate::wire::{Refusal, Reply, Wire, cstr, message};
 
 /// A Parse of a statement whose parameters have no declared types.
@@ -130,12 +131,12 @@ fn names_of_any_length() {
     let Some(postgres) = postgres() else { return };
     let proxy = pooled(postgres, 1, &[]);
     let mut wire = Wire::new(&proxy);
-    for len in [1, 2, 3, 10, 59, 60, 63, 64, 200, 2000] {
+    for len in [1, 2, 3, 10, 59, 60, 63, 64, 200, 2000, 10_000] {
         let name = "n".repeat(len);
         wire.prepare(&name, "select $1::text || 'x'");
         assert_eq!(wire.run(&name, &len.to_string()), format!("{len}x"));
     }
-    let too_long = "n".repeat(5000);
+    let too_long = "n".repeat(20_000);
     wire.send_raw(&[describe(&too_long), sync()].concat());
     assert_eq!(wire.last_words(), Refusal::fatal("broken Describe packet"));
 }
@@ -249,7 +250,92 @@ fn statement_pooling_has_them_too() {
     for number in 0..20 {
         assert_eq!(wire.run("a", &number.to_string()), format!("{number}a"));
     }
-    assert_kernel_path_used(&mut Console::new(&proxy));
+}
+
+/// A figure of SHOW KERNEL_PATH.
+fn figure(console: &mut Console, name: &str) -> u64 {
+    let table = console.table("SHOW KERNEL_PATH");
+    table.find("name", name).unwrap()["value"].parse().unwrap()
+}
+
+#[test]
+fn statements_that_a_server_has_are_carried_by_the_kernel_path() {
+    let Some(postgres) = postgres() else { return };
+    let Some(proxy) = kernel_proxy(&options(postgres).pool_size(2)) else { return };
+    let mut console = Console::new(&proxy);
+    let mut wires: Vec<_> = (0..4).map(|_| Wire::new(&proxy)).collect();
+    for (number, wire) in wires.iter_mut().enumerate() {
+        // Names as drivers give them; the same text under names of different lengths is two statements on the servers.
+        wire.prepare(
+            ["S_1", "S_2", "_pg3_0", "stmtcache_0123456789abcdef0123456789abcdef0123456789abcdef"][number],
+            "select $1::text || '!'",
+        );
+        wire.prepare("other", "select $1::int4 * 2");
+    }
+    let names = ["S_1", "S_2", "_pg3_0", "stmtcache_0123456789abcdef0123456789abcdef0123456789abcdef"];
+    let mut round = |rounds: usize| {
+        for turn in 0..rounds {
+            for (wire, name) in wires.iter_mut().zip(names) {
+                let token = format!("{turn} of {name}");
+                assert_eq!(wire.run(name, &token), format!("{token}!"));
+                // Several in one send, described as well, and the unnamed one among them.
+                let reply = wire.exchange(&[
+                    describe("other"),
+                    bind("other", &[&turn.to_string()]),
+                    execute(),
+                    parse("", "select 1"),
+                    bind("", &[]),
+                    execute(),
+                    bind(name, &["z"]),
+                    execute(),
+                ]);
+                assert_eq!(reply.kinds, "tT2DC12DC2DCZ");
+                assert_eq!(
+                    reply.rows,
+                    [vec![Some((turn * 2).to_string())], vec![Some("1".into())], vec![Some("z!".into())]]
+                );
+            }
+        }
+    };
+    // Until each server has each statement.
+    round(10);
+    let (carried, by_user) = (figure(&mut console, "replies_kernel"), figure(&mut console, "replies_user"));
+    round(50);
+    assert_eq!(figure(&mut console, "replies_kernel") - carried, 4 * 50 * 2);
+    assert_eq!(figure(&mut console, "replies_user"), by_user);
+    let stats = console.table("SHOW STATS");
+    let stats = stats.find("database", "postgres").unwrap();
+    assert_eq!((&stats["total_bind_count"], &stats["total_client_parse_count"]), ("720", "8"));
+}
+
+#[test]
+fn the_kernel_path_uses_only_what_the_server_has() {
+    let Some(postgres) = postgres() else { return };
+    let Some(proxy) = kernel_proxy(&options(postgres).pool_size(1).setting("max_prepared_statements", "2")) else {
+        return;
+    };
+    let mut wire = Wire::new(&proxy);
+    for name in ["a1", "b1", "c1"] {
+        wire.prepare(name, &format!("select $1::text || '{name}'"));
+    }
+    for turn in 0..30 {
+        // What the kernel path has used last is kept: of the other two one is pushed out each time.
+        for name in ["a1", ["b1", "c1"][turn % 2], "a1", "a1"] {
+            assert_eq!(wire.run(name, "-"), format!("-{name}"));
+        }
+    }
+    let stats = Console::new(&proxy).table("SHOW STATS");
+    let parses: u64 = stats.find("database", "postgres").unwrap()["total_server_parse_count"].parse().unwrap();
+    assert!(parses <= 3 + 1 + 30, "{parses}");
+    // Gone with a command, whoever sends it.
+    assert_eq!(wire.query("deallocate all").tags, ["DEALLOCATE ALL"]);
+    wire.prepare("a1", "select $1::text || 'new'");
+    assert_eq!((wire.run("a1", "-"), wire.run("a1", "+")), ("-new".into(), "+new".into()));
+    wire.query("begin");
+    assert_eq!(wire.run("a1", "-"), "-new");
+    assert_eq!(wire.query("discard all").refusal.unwrap().sqlstate, "25001");
+    wire.query("rollback");
+    assert_eq!(wire.run("a1", "-"), "-new");
 }
 
 #[test]

@@ -31,6 +31,8 @@ impl BackendModel {
                 let statements: VecDeque<String> =
                     sql.split(';').filter(|one| Statement::read(one) != Statement::Empty).map(str::to_owned).collect();
                 if statements.is_empty() {
+                    // Also what extended queries before it have begun.
+                    self.end_implicit()?;
                     self.write(kind::EMPTY_QUERY_RESPONSE, &[]);
                 }
                 self.run(statements)

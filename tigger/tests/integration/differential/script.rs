@@ -70,7 +70,7 @@ impl Script {
     pub(super) fn runs_in(&self, mode: Mode) -> bool {
         match mode {
             Mode::Session => true,
-            Mode::Transaction => !self.only_session && (!self.prepared || super::PREPARED_IN_TRANSACTION_MODE),
+            Mode::Transaction => !self.only_session,
             Mode::Statement => self.also_statement,
         }
     }
