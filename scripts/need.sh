@@ -58,6 +58,21 @@ need_bpftool() {
   command -v bpftool >/dev/null || install_package bpftool "it shows what a killed process leaves in the kernel"
 }
 
+need_python() {
+  python3 -c 'import ensurepip, venv' >/dev/null 2>&1 ||
+    install_package python3-venv "drivers for Python are tried, in a virtual environment"
+}
+
+need_node() {
+  command -v node >/dev/null || install_package nodejs "a driver for Node.js is tried"
+  command -v npm >/dev/null || install_package npm "it fetches the driver for Node.js"
+}
+
+need_jdbc() {
+  command -v javac >/dev/null || install_package default-jdk-headless "the JDBC driver is tried by a Java program"
+  [ -e /usr/share/java/postgresql.jar ] || install_package libpostgresql-jdbc-java "this driver is tried"
+}
+
 need_shellcheck() {
   command -v shellcheck >/dev/null || install_package shellcheck "the scripts are checked, too"
 }

@@ -136,7 +136,7 @@ const BESIDE_POSTGRES: Group = Group::OtherHosts(BesidePostgres);
 const BESIDE_APPLICATION: Group = Group::OtherHosts(BesideApplication);
 
 /// All promises, in the order of the report.
-pub(crate) const PROMISES: [Promise; 21] = [
+pub(crate) const PROMISES: [Promise; 23] = [
     user(Transaction::Simple, 32, throughput(1.0, PgBouncer)),
     user(Transaction::Extended, 32, throughput(1.0, PgBouncer)),
     user(Transaction::Simple, 32, machine_cpu(1.0, PgBouncer)),
@@ -153,6 +153,8 @@ pub(crate) const PROMISES: [Promise; 21] = [
     local(Transaction::Simple, 32, throughput(1.45, PgBouncer)),
     local(Transaction::Simple, 100, throughput(1.6, Direct)),
     local(Transaction::Extended, 32, throughput(1.2, Direct)),
+    local(Transaction::Prepared, 32, throughput(1.15, Direct)),
+    local(Transaction::Prepared, 32, Demand::NoFailure),
     local(Transaction::ReadWrite, 32, throughput(1.05, Direct)),
     local(Transaction::Simple, 32, machine_cpu(0.8, Direct)),
     local(Transaction::Simple, 32, process_cpu(0.05, PgBouncer)),

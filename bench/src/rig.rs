@@ -176,7 +176,7 @@ impl Others {
 /// Where a transaction's tables are: those that only read share theirs.
 fn database(transaction: Transaction) -> &'static str {
     match transaction {
-        Transaction::Simple | Transaction::Extended => "postgres",
+        Transaction::Simple | Transaction::Extended | Transaction::Prepared => "postgres",
         Transaction::ReadWrite => READ_WRITE_DATABASE,
     }
 }

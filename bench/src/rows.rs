@@ -46,12 +46,14 @@ const fn other(placement: Placement, rivals: &'static [Rival]) -> Row {
 const USER_PATH: [Rival; 3] = [Rival::Direct, Rival::TiggerUser, Rival::PgBouncer];
 const IDLE: [Rival; 2] = [Rival::TiggerUser, Rival::PgBouncer];
 const BOTH_LOCAL: [Rival; 5] = [Rival::Direct, Rival::DirectUnix, Rival::Tigger, Rival::TiggerUser, Rival::PgBouncer];
+/// PgBouncer has them from 1.21 on, which distributions do not all have.
+const PREPARED: [Rival; 4] = [Rival::Direct, Rival::DirectUnix, Rival::Tigger, Rival::TiggerUser];
 const OTHER_HOSTS: [Rival; 4] = [Rival::Direct, Rival::Tigger, Rival::TiggerUser, Rival::PgBouncer];
 const BESIDE_POSTGRES: [Rival; 5] =
     [Rival::Direct, Rival::Tigger, Rival::TiggerUser, Rival::PgBouncer, Rival::PgBouncerUnix];
 
 /// The plan of `make bench`; `make bench QUICK=1` takes what has quick rounds.
-pub(crate) const ROWS: [Row; 20] = [
+pub(crate) const ROWS: [Row; 21] = [
     user(Transaction::Simple, 1, 0),
     user(Transaction::Simple, 8, 0),
     user(Transaction::Simple, 32, 3),
@@ -88,6 +90,7 @@ pub(crate) const ROWS: [Row; 20] = [
     local(Transaction::Simple, 32, 3),
     local(Transaction::Simple, 100, 0),
     local(Transaction::Extended, 32, 0),
+    closed(Group::BothLocal, Transaction::Prepared, 32, 0, &PREPARED),
     local(Transaction::ReadWrite, 32, 0),
     other(Placement::BesidePostgres, &BESIDE_POSTGRES),
     other(Placement::BesideApplication, &OTHER_HOSTS),

@@ -46,6 +46,8 @@ pub(crate) enum Transaction {
     Simple,
     /// `-S -M extended`: the same with Parse, Bind and Execute.
     Extended,
+    /// `-S -M prepared`: Parse once under a name, then Bind and Execute.
+    Prepared,
     /// pgbench's default, like TPC-B: seven Query messages, three updates and an insert among them.
     ReadWrite,
 }
@@ -55,6 +57,7 @@ impl Transaction {
         match self {
             Self::Simple => "simple",
             Self::Extended => "extended",
+            Self::Prepared => "prepared",
             Self::ReadWrite => "read-write",
         }
     }
@@ -64,13 +67,14 @@ impl Transaction {
         match self {
             Self::Simple | Self::ReadWrite => QueryMode::Simple,
             Self::Extended => QueryMode::Extended,
+            Self::Prepared => QueryMode::Prepared,
         }
     }
 
     /// pgbench's choice of the script.
     pub(crate) fn script(self) -> &'static str {
         match self {
-            Self::Simple | Self::Extended => "--builtin=select-only",
+            Self::Simple | Self::Extended | Self::Prepared => "--builtin=select-only",
             Self::ReadWrite => "--builtin=tpcb-like",
         }
     }

@@ -21,6 +21,7 @@ mod conninfo;
 mod daemon;
 mod guardian;
 mod host;
+mod kernel_share;
 mod limits;
 mod pgbench;
 mod port;
@@ -35,6 +36,7 @@ mod table;
 
 pub use conninfo::Conninfo;
 pub use host::Host;
+pub use kernel_share::kernel_share;
 pub use limits::raise_fd_limit;
 pub use nix::sys::signal::Signal;
 pub use pgbench::{Pgbench, PgbenchReport, QueryMode, percentile};

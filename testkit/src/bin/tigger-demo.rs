@@ -11,7 +11,8 @@ use signal_hook::{
     iterator::Signals,
 };
 use tigger_testkit::{
-    Conninfo, Pgbench, PgbenchReport, Postgres, PostgresOptions, Proxy, ProxyKind, ProxyOptions, raise_fd_limit,
+    Conninfo, Pgbench, PgbenchReport, Postgres, PostgresOptions, Proxy, ProxyKind, ProxyOptions, kernel_share,
+    raise_fd_limit,
 };
 
 fn main() -> ExitCode {
@@ -55,7 +56,8 @@ fn demo(signals: &mut Signals) -> Result<()> {
     let through = bench(proxy.conninfo())?;
     print!("{}", table(&direct, &through));
     let servers: u32 = postgres.psql(COUNT_SERVERS)?.parse().context("counting server connections")?;
-    println!("Tigger used {servers} server connections (pool size {POOL_SIZE}). {}\n", path(&proxy)?);
+    let path = kernel_share(&proxy.admin("SHOW KERNEL_PATH")?);
+    println!("Tigger used {servers} server connections (pool size {POOL_SIZE}). {path}\n");
     ensure!(
         through.transactions > 0 && through.failures() == 0,
         "not all went well through Tigger:\n{}",
@@ -72,18 +74,6 @@ fn demo(signals: &mut Signals) -> Result<()> {
     signals.forever().next();
     println!("\nStopping Tigger and PostgreSQL ...");
     Ok(())
-}
-
-/// What carried the replies: the kernel, or why not.
-fn path(proxy: &Proxy) -> Result<String> {
-    let table = proxy.admin("SHOW KERNEL_PATH")?;
-    let value = |name: &str| table.find("name", name).map(|row| row["value"].to_owned()).unwrap_or_default();
-    if value("enabled") != "yes" {
-        return Ok(format!("It has no kernel path here: {}.", value("reason")));
-    }
-    let count = |name: &str| value(name).parse::<f64>().unwrap_or_default();
-    let (kernel, user) = (count("replies_kernel"), count("replies_user"));
-    Ok(format!("{:.1} % of the replies never left the kernel.", 100.0 * kernel / (kernel + user).max(1.0)))
 }
 
 /// The port for Tigger, known to be free.
