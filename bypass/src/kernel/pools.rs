@@ -136,12 +136,14 @@ impl PoolSlot {
     /// True when the server in this slot is linked to a client that is gone.
     pub fn is_orphan(&self, slot: usize) -> bool {
         let Some(server) = self.server(slot) else { return false };
-        match ((field!(server, word).get() & intf::WORD_CLIENT) as u32).checked_sub(1) {
-            None => false,
-            Some(client) => {
-                field!(self.kernel.memory.client(client), cookie).get() != field!(server, client_cookie).get()
-            }
-        }
+        let (links, word) = (field!(server, links).get(), field!(server, word).get());
+        let Some(client) = ((word & intf::WORD_CLIENT) as u32).checked_sub(1) else { return false };
+        let cookie = field!(self.kernel.memory.client(client), cookie).get();
+        // Who links next says who it is before it changes the word. If the word is the same after that, and nobody has
+        // linked meanwhile, then both belong together.
+        cookie != field!(server, client_cookie).get()
+            && word == field!(server, word).get()
+            && links == field!(server, links).get()
     }
 
     /// When the server in this slot last sent a ReadyForQuery on the kernel path.
