@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 . scripts/need.sh
 
 # What the programs may rely on in transaction mode: () or (--prepared), see drivers/README.md.
-in_transaction_mode=()
+in_transaction_mode=(--prepared)
 
 built=target/drivers
 logs=$built/logs

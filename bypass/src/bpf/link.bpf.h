@@ -11,8 +11,10 @@
 #define OVERTAKE_NS 10000000ull
 /* Attempts at changing a word that others change. */
 #define WORD_TRIES 32
-/* Looks at a reference count before a reply is taken as being in flight. */
-#define FLIGHT_TRIES 64
+/* Looks at a reference count before a reply is taken as being in flight: some microseconds, which is how long a sender is on
+ * its way back while it has a processor. Measured with pgbench -S -M prepared, 32 clients: with 64 looks 2.7 % of the requests
+ * go through user space, with 512 0.7 %, and the throughput is 5 % higher. */
+#define FLIGHT_TRIES 512
 
 static __always_inline __u32 word_client(__u64 word)
 {
