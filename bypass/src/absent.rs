@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use crate::{Carried, Carries, Delivery, Ends, LATENCY_BUCKETS, PoolRules, Sizes, TakenBack, Totals, Unavailable};
+use crate::{
+    Carried, Carries, Delivery, Ends, LATENCY_BUCKETS, PoolRules, Service, Sizes, TakenBack, Totals, Unavailable,
+};
 
 /// See the crate's description.
 #[derive(Debug)]
@@ -140,6 +142,7 @@ absent! {
         is_remote() -> bool;
         linked() -> Option<usize>;
         carries() -> Carries;
+        service() -> Option<Service>;
         is_unfit() -> bool;
         reason() -> &'static str;
         request_at() -> Option<Instant>;

@@ -82,6 +82,29 @@ pub enum Carries {
     Replies,
 }
 
+/// What the kernel path does for a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Nothing, since its last request or reply; `None` if there was none.
+    Idle(Option<Instant>),
+    /// It is linked to a server that owes nothing and is in no transaction.
+    Linked,
+    /// Its server works on requests.
+    Query {
+        /// When they were sent.
+        since: Instant,
+        /// When the transaction began.
+        transaction: Instant,
+    },
+    /// It is in a transaction, and its server owes nothing.
+    InTransaction {
+        /// The last reply.
+        since: Instant,
+        /// When the transaction began.
+        transaction: Instant,
+    },
+}
+
 /// What became of the last reply that the kernel path carried for a client, or from a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {

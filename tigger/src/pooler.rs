@@ -8,6 +8,7 @@ mod login;
 pub mod pool;
 pub mod server_conn;
 pub mod stats;
+mod timeouts;
 pub mod users;
 
 use std::collections::{BTreeMap, HashMap};
@@ -419,6 +420,7 @@ impl Pooler {
             tick.tick().await;
             let now = Instant::now();
             self.pools().iter().for_each(|pool| pool.run(|core| core.handle_tick(now)));
+            self.look_at_clients(now);
             self.forget_unused(now);
             if now.duration_since(period_start) >= self.config().settings.stats_period {
                 period_start = now;

@@ -186,7 +186,7 @@ struct server {
 	struct reply_state reply[2];
 	struct request_state request[2];
 	__u8 log[LOG_LEN];	/* type bytes of requests. The client's tap. */
-	__u64 released_ns;	/* CLOCK_MONOTONIC. The server's tap. */
+	__u64 released_ns;	/* CLOCK_MONOTONIC of the last ReadyForQuery. The server's tap, before the word says so. */
 	__u64 request_ns;	/* start of the query. The client's tap. */
 	__u64 xact_ns;		/* start of the transaction. The client's tap. */
 	/* Counters, never set back. The client's tap: */
@@ -223,6 +223,7 @@ struct client {
 	__u64 gate_psock;	/* kernel address, once replies were pushed, for is_sending. Our end's tap. */
 	__u64 psock;		/* kernel address, once its own tap has looked at it. Its tap. */
 	__u64 request_ns;	/* CLOCK_MONOTONIC of its last request */
+	__u64 released_ns;	/* and of its last release. The server's tap. */
 } __attribute__((aligned(64)));
 
 struct pool {

@@ -75,7 +75,6 @@ static __always_inline void count_replies(struct server *s, struct pool *pool, s
 		s->xact_time_ns += now - s->xact_ns;
 		s->xact_ns = now;
 	}
-	WRITE_ONCE(s->released_ns, now);
 }
 
 /* A client that user space linked, because it had to wait, is served by the kernel path again: what was sent for it is
@@ -154,6 +153,13 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 	/* An answer to half a request: PostgreSQL does not do that. The server must not be released in that state. */
 	if (is_release(w, word, flags) && s->request[(word & WORD_REQUEST) ? 1 : 0].rest)
 		return take_back(tap, c, s, client, REASON_REPLY);
+	if (w->readies) {
+		__u64 now = bpf_ktime_get_ns();
+
+		/* Who sees in the word that nothing is owed must not find an older time. */
+		WRITE_ONCE(s->released_ns, now);
+		WRITE_ONCE(c->released_ns, now);
+	}
 	w->state.rest = w->walk.rest;
 	next = (word & ~WORD_OWED) | w->owed * WORD_OWED_ONE;
 	next ^= WORD_REPLY;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use libbpf_rs::{MapCore, MapFlags};
 use super::memory::{Shared, Slot, field};
 use super::programs::types;
 use super::{Kernel, PoolSlot, give_back, intf, take};
-use crate::{Carries, Delivery, Ends};
+use crate::{Carries, Delivery, Ends, Service};
 
 /// The slot of a client.
 #[derive(Debug)]
@@ -65,6 +65,7 @@ impl Kernel {
         field!(slot, psock).set(0);
         field!(slot, pushed).set(0);
         field!(slot, request_ns).set(0);
+        field!(slot, released_ns).set(0);
         field!(slot, sequence).set(sequence);
         field!(slot, remote).set(remote.into());
         field!(slot, sink.address).set(0);
@@ -242,6 +243,29 @@ impl ClientSlot {
             Some(1) => Carries::Requests,
             _ => Carries::Both,
         }
+    }
+
+    /// What the kernel path does for it, if it has it.
+    pub fn service(&self) -> Option<Service> {
+        let (slot, clock) = (self.slot(), &self.kernel.clock);
+        let Some(server) = field!(slot, server).get().checked_sub(1).filter(|_| self.linked().is_some()) else {
+            let last = field!(slot, request_ns).get().max(field!(slot, released_ns).get());
+            return self.is_handed_over().then(|| Service::Idle(clock.instant(last)));
+        };
+        let server = self.kernel.memory.server(server);
+        // In this order: times are written before the word says what they are for.
+        let word = field!(server, word).get();
+        if word & intf::WORD_CLIENT != u64::from(self.index + 1) || word & intf::WORD_USER != 0 {
+            return None;
+        }
+        let status = field!(server, reply[usize::from(word & intf::WORD_REPLY != 0)].status).get();
+        let time = |nanos: &AtomicU64| clock.instant(nanos.get());
+        let transaction = time(field!(server, xact_ns));
+        Some(match word & (intf::WORD_OWED | intf::WORD_OPEN) {
+            0 if status == b'I' => Service::Linked,
+            0 => Service::InTransaction { since: time(field!(server, released_ns))?, transaction: transaction? },
+            _ => Service::Query { since: time(field!(server, request_ns))?, transaction: transaction? },
+        })
     }
 
     /// When the kernel path last carried a request of it.

@@ -13,7 +13,7 @@ use super::PGBOUNCER_VERSION;
 use crate::config::{ADMIN_DATABASE, Database};
 use crate::net::address::Address;
 use crate::pooler::Pooler;
-use crate::pooler::clients::{Activity, ClientInfo};
+use crate::pooler::clients::ClientInfo;
 use crate::pooler::pool::{Pool, PoolCore};
 use crate::pooler::stats::Tally;
 
@@ -224,7 +224,7 @@ fn pool_row(pool: &Arc<Pool>, clients: &[Arc<ClientInfo>]) -> Row {
     let count = |state: fn(&ServerState) -> bool| servers.iter().filter(|view| state(&view.state)).count();
     let cancels: u32 = servers.iter().map(|view| view.cancels).sum();
     let mine = clients.iter().filter(|info| info.pool().is_some_and(|its| Arc::ptr_eq(&its, pool)));
-    let active = mine.filter(|info| info.activity() == Activity::Active).count();
+    let active = mine.filter(|info| !info.is_waiting()).count();
     let mut row = row![
         pool.database,
         pool.user,
@@ -308,7 +308,7 @@ fn clients(pooler: &Arc<Pooler>) -> Vec<Row> {
     let links = kernel_links(pooler);
     let row = |info: &Arc<ClientInfo>| {
         let login = info.login()?;
-        let waiting = info.activity() == Activity::Waiting;
+        let waiting = info.is_waiting();
         let kernel = info.kernel();
         let carried_at =
             kernel.as_ref().and_then(|kernel| kernel.request_at()).map(|at| now - at.elapsed().as_micros() as u64);

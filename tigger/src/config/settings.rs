@@ -40,6 +40,16 @@ settings! {
     auth_type: AuthType,
     /// Longest wait of a cancel request for a connection; `None` = not limited.
     cancel_wait_timeout: Option<Duration>,
+    /// Longest idleness of a client; `None` = not limited.
+    client_idle_timeout: Option<Duration>,
+    /// Longest idleness in a transaction; `None` = not limited.
+    idle_transaction_timeout: Option<Duration>,
+    /// Longest query; `None` = not limited.
+    query_timeout: Option<Duration>,
+    /// Wait for a server after which a client is told; `None` = never.
+    query_wait_notify: Option<Duration>,
+    /// Longest transaction; `None` = not limited.
+    transaction_timeout: Option<Duration>,
     /// Longest time from connecting to the end of the login; `None` = not limited.
     client_login_timeout: Option<Duration>,
     /// Most servers of a pool.

@@ -22,6 +22,14 @@ pub struct User {
     pub max_user_connections: Option<u32>,
     /// Longest wait for a server; zero = no limit.
     pub query_wait_timeout: Option<Duration>,
+    /// Longest query.
+    pub query_timeout: Option<Duration>,
+    /// Longest transaction.
+    pub transaction_timeout: Option<Duration>,
+    /// Longest idleness in a transaction.
+    pub idle_transaction_timeout: Option<Duration>,
+    /// Longest idleness of a client.
+    pub client_idle_timeout: Option<Duration>,
     /// Whether queries and results may move inside the kernel.
     pub kernel_path: Option<KernelPath>,
     /// Bytes of replies that the kernel path may have queued for a client.
@@ -65,7 +73,7 @@ pub(super) const KEYS: &[Key<User>] = &[
     },
     Key {
         name: "query_timeout",
-        kind: Kind::Timeout(None),
+        kind: Kind::Timeout(Some(|u| &mut u.query_timeout)),
         doc: "Overrides the setting `query_timeout`. Here 0 means that the setting applies.",
     },
     Key {
@@ -75,17 +83,17 @@ pub(super) const KEYS: &[Key<User>] = &[
     },
     Key {
         name: "idle_transaction_timeout",
-        kind: Kind::Timeout(None),
+        kind: Kind::Timeout(Some(|u| &mut u.idle_transaction_timeout)),
         doc: "Overrides the setting `idle_transaction_timeout`. Here 0 means that the setting applies.",
     },
     Key {
         name: "transaction_timeout",
-        kind: Kind::Timeout(None),
+        kind: Kind::Timeout(Some(|u| &mut u.transaction_timeout)),
         doc: "Overrides the setting `transaction_timeout`. Here 0 means that the setting applies.",
     },
     Key {
         name: "client_idle_timeout",
-        kind: Kind::Timeout(None),
+        kind: Kind::Timeout(Some(|u| &mut u.client_idle_timeout)),
         doc: "Overrides the setting `client_idle_timeout`. Here 0 means that the setting applies.",
     },
     Key {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use atomic_waker::AtomicWaker;
 use tigger_bypass::ClientSlot;
@@ -32,7 +33,9 @@ pub struct ClientInfo {
     /// How many prepared statements it has, where they are tracked.
     pub prepared: AtomicUsize,
     login: Mutex<Option<LoggedIn>>,
-    activity: AtomicU8,
+    doing: Doing,
+    notice: AtomicU8,
+    notice_waker: AtomicWaker,
     /// Serial of the server it is linked to, 0 for none.
     server: AtomicU64,
     end: End,
@@ -52,13 +55,86 @@ pub struct LoggedIn {
     pub application_name: Arc<str>,
 }
 
-/// Column `state` of SHOW CLIENTS.
+/// What a client does on the user path. PgBouncer calls all but waiting clients active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {
-    /// Linked, or idle: PgBouncer calls both active.
-    Active,
+    /// It is linked to no server.
+    Idle {
+        /// When it got its last reply, or logged in.
+        since: Instant,
+    },
     /// In the queue for a server.
-    Waiting,
+    Waiting {
+        /// When it asked.
+        since: Instant,
+    },
+    /// Its server works on requests.
+    Query {
+        /// When they were sent.
+        since: Instant,
+        /// When the transaction began.
+        transaction: Instant,
+    },
+    /// It is in a transaction, and its server owes nothing.
+    InTransaction {
+        /// The last reply.
+        since: Instant,
+        /// When the transaction began.
+        transaction: Instant,
+    },
+    /// It is linked to a server that owes nothing and is in no transaction.
+    Linked,
+}
+
+/// The same in words that others may read while the client's task writes: the times first, then what they are for.
+#[derive(Debug)]
+struct Doing {
+    kind: AtomicU8,
+    /// Nanoseconds since `base`.
+    since: AtomicU64,
+    transaction: AtomicU64,
+    base: Instant,
+}
+
+impl Doing {
+    fn new(now: Instant) -> Self {
+        Self { kind: AtomicU8::new(0), since: AtomicU64::new(0), transaction: AtomicU64::new(0), base: now }
+    }
+
+    fn set(&self, activity: Activity) {
+        let (kind, since, transaction) = match activity {
+            Activity::Idle { since } => (0, since, since),
+            Activity::Waiting { since } => (1, since, since),
+            Activity::Query { since, transaction } => (2, since, transaction),
+            Activity::InTransaction { since, transaction } => (3, since, transaction),
+            Activity::Linked => (4, self.base, self.base),
+        };
+        let nanos = |time: Instant| time.saturating_duration_since(self.base).as_nanos() as u64;
+        self.transaction.store(nanos(transaction), Ordering::Relaxed);
+        self.since.store(nanos(since), Ordering::Relaxed);
+        self.kind.store(kind, Ordering::Release);
+    }
+
+    fn get(&self) -> Activity {
+        let kind = self.kind.load(Ordering::Acquire);
+        let time = |nanos: &AtomicU64| self.base + Duration::from_nanos(nanos.load(Ordering::Relaxed));
+        let (since, transaction) = (time(&self.since), time(&self.transaction));
+        match kind {
+            0 => Activity::Idle { since },
+            1 => Activity::Waiting { since },
+            2 => Activity::Query { since, transaction },
+            3 => Activity::InTransaction { since, transaction },
+            _ => Activity::Linked,
+        }
+    }
+}
+
+/// The notice that it has waited for long.
+#[repr(u8)]
+enum Notice {
+    NotDue,
+    Due,
+    Sent,
 }
 
 #[derive(Debug, Default)]
@@ -87,7 +163,9 @@ impl ClientInfo {
             request_at: AtomicU64::new(now),
             login: Mutex::default(),
             prepared: AtomicUsize::new(0),
-            activity: AtomicU8::new(Activity::Active as u8),
+            doing: Doing::new(Instant::now()),
+            notice: AtomicU8::new(Notice::NotDue as u8),
+            notice_waker: AtomicWaker::new(),
             server: AtomicU64::new(0),
             end: End::default(),
             take_back: TakeBack::default(),
@@ -122,18 +200,40 @@ impl ClientInfo {
         }
     }
 
-    /// Its state.
+    /// What it does, as far as the user path knows.
     pub fn activity(&self) -> Activity {
-        if self.activity.load(Ordering::Relaxed) == Activity::Waiting as u8 {
-            Activity::Waiting
-        } else {
-            Activity::Active
+        self.doing.get()
+    }
+
+    /// True while it waits for a server.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.activity(), Activity::Waiting { .. })
+    }
+
+    /// For its task: it does something else now.
+    pub fn set_activity(&self, activity: Activity) {
+        if matches!(activity, Activity::Waiting { .. }) {
+            self.notice.store(Notice::NotDue as u8, Ordering::Relaxed);
+        }
+        self.doing.set(activity);
+    }
+
+    /// Has its task send a notice that it waits; once each time it does.
+    pub fn ask_notice(&self) {
+        let due = Notice::Due as u8;
+        if self.notice.compare_exchange(Notice::NotDue as u8, due, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            self.notice_waker.wake();
         }
     }
 
-    /// Sets its state.
-    pub fn set_activity(&self, activity: Activity) {
-        self.activity.store(activity as u8, Ordering::Relaxed);
+    /// For its task while it waits: ready when the notice is to be sent.
+    pub fn poll_notice(&self, cx: &Context<'_>) -> Poll<()> {
+        self.notice_waker.register(cx.waker());
+        let sent = Notice::Sent as u8;
+        match self.notice.compare_exchange(Notice::Due as u8, sent, Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => Poll::Ready(()),
+            Err(_) => Poll::Pending,
+        }
     }
 
     /// Serial of the server it is linked to; 0 for none.

@@ -16,6 +16,7 @@ use std::time::Instant;
 use tigger_proto::client::{Client, FromClient};
 use tigger_proto::error::{Error, Level};
 use tigger_proto::pool::{Claim, Grant, Purpose};
+use tigger_proto::wire::error_response::{self, Severity};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
@@ -98,6 +99,7 @@ impl ClientConn {
 
     /// One turn: idle until a request comes, then linked until the server is released.
     async fn serve_one(&mut self) -> Result<(), Farewell> {
+        self.guard.info.set_activity(Activity::Idle { since: Instant::now() });
         let next = self.idle().await?;
         let asked = Instant::now();
         let link = match next {
@@ -213,9 +215,9 @@ impl ClientConn {
                 (Some(Claim::Linked(_, server)), _) => server,
                 (Some(Claim::Failed(error)), _) => return Err(Farewell::Told(error)),
                 (_, Some((ticket, receiver))) => {
-                    info.set_activity(Activity::Waiting);
+                    info.set_activity(Activity::Waiting { since: asked });
                     let waited = self.wait(receiver).await;
-                    info.set_activity(Activity::Active);
+                    info.set_activity(Activity::Query { since: asked, transaction: asked });
                     self.pool.counters.add_wait(asked.elapsed());
                     match waited {
                         Waited::Granted(server) => {
@@ -263,6 +265,13 @@ impl ClientConn {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Farewell> {
         if let Some(reason) = self.guard.info.ended() {
             return Poll::Ready(Farewell::Told(reason));
+        }
+        if self.guard.info.poll_notice(cx).is_ready() {
+            let mut notice = Vec::new();
+            error_response::write(&mut notice, Severity::Notice, "00000", WAIT_NOTICE);
+            if self.send_replies(cx, &notice).is_err() {
+                return Poll::Ready(Farewell::Silent(Error::ClientUnexpectedEof));
+            }
         }
         while self.carry.len() < CARRY_LEN_MAX / 2 {
             match self.poll_more(cx) {
@@ -398,6 +407,9 @@ pub(crate) async fn say_goodbye(stream: &mut Stream, pending: &mut Pending, resp
         Err(_) => tracing::debug!("client did not take its error in time"),
     }
 }
+
+/// PgBouncer's words to a client that has waited for `query_wait_notify`.
+const WAIT_NOTICE: &str = "No server connection available in postgres backend, client being queued";
 
 /// Memory for unused bytes that an idle client may keep: enough for most queries, so that a busy client does not
 /// allocate each time.

@@ -214,7 +214,11 @@ impl ClientConn {
         }
         let is_amid = !link.server.at_border();
         // The farewell is known already, and the server goes where it belongs.
-        drop(self.unlink(link, LinkEnd::ClientLeft(Error::ClientUnexpectedEof)));
+        let end = match &farewell {
+            Farewell::Silent(reason) => LinkEnd::ClientLeft(reason.clone()),
+            Farewell::Told(reason) | Farewell::Cut(reason) => LinkEnd::ClientFails(reason.clone()),
+        };
+        drop(self.unlink(link, end));
         if is_amid { farewell.without_words() } else { farewell }
     }
 

@@ -16,6 +16,7 @@ use tigger_proto::wire::frontend::TERMINATE;
 use super::client::ClientConn;
 use super::scratch::{Pending, Scratch};
 use crate::kernel_path::Resumed;
+use crate::pooler::clients::{Activity, ClientInfo};
 use crate::pooler::pool::LinkRules;
 use crate::pooler::server_conn::ServerConn;
 use crate::pooler::stats::Tally;
@@ -224,7 +225,7 @@ impl Link {
         let bytes = replies.bytes(&scratch);
         self.tally.bytes_sent += (replies.used - replies.skipped) as u64;
         if result.is_ok() && replies.readies > 0 {
-            let time = self.handle_ready(replies.readies, replies.transactions);
+            let time = self.handle_ready(&client.guard.info, replies.readies, replies.transactions);
             client.pool.latencies.add(time, replies.readies);
             // Before the client can have an answer to it: the server goes to the next, and the client to where its next
             // request is looked for.
@@ -240,7 +241,7 @@ impl Link {
     }
 
     /// Counts, and gives the time since the queries began.
-    fn handle_ready(&mut self, readies: u64, transactions: u64) -> Duration {
+    fn handle_ready(&mut self, info: &ClientInfo, readies: u64, transactions: u64) -> Duration {
         let now = Instant::now();
         let time = now.duration_since(self.query_start);
         self.tally.query_count += readies;
@@ -252,6 +253,14 @@ impl Link {
             self.tally.xact_time += now.duration_since(self.xact_start).as_micros() as u64;
             self.xact_start = now;
         }
+        let (server, transaction) = (&self.server.server, self.xact_start);
+        info.set_activity(match server.status() {
+            _ if server.owes() => Activity::Query { since: now, transaction },
+            TransactionStatus::Idle => Activity::Linked,
+            TransactionStatus::InTransaction | TransactionStatus::Failed => {
+                Activity::InTransaction { since: now, transaction }
+            }
+        });
         time
     }
 
@@ -285,8 +294,15 @@ impl Link {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Result<bool, LinkEnd> {
-        if self.tally.query_count > 0 && !self.server.server.owes() {
-            self.query_start = Instant::now();
+        if !self.server.server.owes() {
+            if self.tally.query_count > 0 {
+                self.query_start = Instant::now();
+                if self.server.server.status() == TransactionStatus::Idle {
+                    self.xact_start = self.query_start;
+                }
+            }
+            let (since, transaction) = (self.query_start, self.xact_start);
+            client.guard.info.set_activity(Activity::Query { since, transaction });
         }
         let (used, left) = self.walk(client, cx, bytes)?;
         client.carry.clear();

@@ -26,5 +26,6 @@ mod reload;
 mod server_auth;
 mod signals;
 mod support;
+mod timeouts;
 mod torture;
 mod wire;

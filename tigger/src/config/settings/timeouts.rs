@@ -13,7 +13,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "query_wait_notify",
-        Kind::WholeSeconds(None),
+        Kind::WholeSeconds(Some(|s| &mut s.query_wait_notify)),
         Some("5"),
         "Wait after which a client is told by a notice that it waits.",
     ),
@@ -25,25 +25,25 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "client_idle_timeout",
-        Kind::Timeout(None),
+        Kind::Timeout(Some(|s| &mut s.client_idle_timeout)),
         Some("0"),
-        "Time after which an idle client is disconnected.",
+        "Time after which a client that is idle, and linked to no server, is disconnected.",
     ),
     Setting::new(
         "idle_transaction_timeout",
-        Kind::Timeout(None),
+        Kind::Timeout(Some(|s| &mut s.idle_transaction_timeout)),
         Some("0"),
         "Time after which a client that is idle in a transaction is disconnected.",
     ),
     Setting::new(
         "transaction_timeout",
-        Kind::Timeout(None),
+        Kind::Timeout(Some(|s| &mut s.transaction_timeout)),
         Some("0"),
         "Time after which a client in a transaction is disconnected.",
     ),
     Setting::new(
         "query_timeout",
-        Kind::Timeout(None),
+        Kind::Timeout(Some(|s| &mut s.query_timeout)),
         Some("0"),
         "Time after which a query is cancelled by closing the connection. Meant for network failures: PostgreSQL's \
          `statement_timeout` should be a little shorter.",
