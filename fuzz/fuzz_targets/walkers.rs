@@ -21,6 +21,8 @@ fuzz_target!(|data: &[u8]| {
         reply_limit: [256 * 1024, 100, 20, 3][usize::from(rules >> 2 & 3)],
         packet_len_max: [i32::MAX as u32, 50, 10, 3][usize::from(rules >> 4 & 3)],
         remote: (rules & 0x40 != 0).then_some(Side::Client),
+        // In session mode names are the servers'.
+        prepared: rules & 0x81 == 0x80,
     };
     let piece = |byte: &u8| Piece {
         side: if byte & 0x40 == 0 { Side::Client } else { Side::Server },

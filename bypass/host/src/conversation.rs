@@ -8,7 +8,7 @@ use tigger_proto::wire::frame::{HEADER_LEN, Header, MESSAGE_LEN_MAX, Walker};
 use tigger_proto::wire::frontend::{Frontend, Request};
 
 use crate::backend::Backend;
-use crate::eligible::{is_broken_reply, reply_refusal, request_refusal};
+use crate::eligible::{ends_all, is_broken_reply, named, reply_refusal, request_refusal, statement};
 use crate::taps::{LOG_MAX, OWNER_USER, Rules, Side, State, Taps, Verdict};
 
 /// What a client and a server send, and in which pieces.
@@ -107,6 +107,7 @@ fn send(taps: &mut Taps, user: &mut UserPath, side: Side, elements: &[&[u8]]) ->
             match taps.run(side, rest, more, first) {
                 Verdict::Wrong => panic!("dropped or sent astray: {rest:?} {:?}", taps.state()),
                 Verdict::User => {
+                    assert_eq!(taps.last, rest, "the user path must see what was sent");
                     let why = match side {
                         Side::Client => user.refused_request(rest),
                         Side::Server => user.refused_reply(rest),
@@ -119,6 +120,7 @@ fn send(taps: &mut Taps, user: &mut UserPath, side: Side, elements: &[&[u8]]) ->
                 }
                 Verdict::Peer(len) => {
                     assert!(len <= rest.len(), "of a later element");
+                    assert_eq!(taps.last, user.renamed(side, rest, len), "{before:?}");
                     user.carry(side, rest, len);
                     if user.backend.is_absurd {
                         return Sent::Absurd;
@@ -200,6 +202,57 @@ impl UserPath {
         }
     }
 
+    /// `seen` with the servers' names of prepared statements in the first `len` bytes, which are redirected.
+    fn renamed(&self, side: Side, seen: &[u8], len: usize) -> Vec<u8> {
+        let mut renamed = seen.to_vec();
+        if side == Side::Client && self.rules.prepared {
+            for at in self.borders(&seen[..len]) {
+                if let Some((name, on_server, has)) = named(&seen[at..], self.rules).and_then(statement) {
+                    assert!(has, "the server does not have {name:?}");
+                    renamed[at + 6..][..name.len()].copy_from_slice(on_server);
+                }
+            }
+        }
+        renamed
+    }
+
+    /// Where the client's messages begin in these bytes, as far as their headers are there.
+    fn borders(&self, seen: &[u8]) -> Vec<usize> {
+        let mut walker = self.request;
+        let (mut at, mut borders) = (walker.pass(seen.len()), Vec::new());
+        while let Ok(Some(header)) = Header::read(&seen[at..], MESSAGE_LEN_MAX) {
+            borders.push(at);
+            at += walker.enter(header, seen.len() - at);
+        }
+        borders
+    }
+
+    /// Whether one run of the program meets a prepared statement in these bytes that the server does not have.
+    fn misses_statement(&self, seen: &[u8]) -> bool {
+        let (mut open, mut requests, mut names) = (self.open, 0, 0);
+        for at in self.borders(seen) {
+            let seen = &seen[at..];
+            let name = named(seen, self.rules);
+            if request_refusal(seen, self.rules, open).is_some() || requests == RUN_REQUESTS {
+                return false;
+            }
+            if let Some((_, _, has)) = name.and_then(statement) {
+                if !has {
+                    return names < RUN_NAMES;
+                }
+                names += 1;
+            }
+            if names > RUN_NAMES {
+                return false;
+            }
+            if seen[0] != b'H' {
+                requests += 1;
+                open = !matches!(seen[0], b'Q' | b'S');
+            }
+        }
+        false
+    }
+
     /// The first `len` bytes of `seen`, which is the rest of an element, were redirected.
     fn carry(&mut self, side: Side, seen: &[u8], len: usize) {
         match side {
@@ -278,6 +331,7 @@ impl UserPath {
         while at < buf.len() {
             let header = Header::read(&buf[at..], MESSAGE_LEN_MAX).expect("a good header").expect("a whole header");
             assert_eq!(reply_refusal(header.kind), None);
+            assert!(!ends_all(&buf[at..], self.rules), "{buf:?}");
             self.backend.said(header.kind, !self.request.at_border());
             self.outstanding.handle_reply(header.kind).expect("the server took it");
             if header.kind == b'Z' {
@@ -314,6 +368,9 @@ impl UserPath {
 
     /// Why nothing of these bytes of the client is for the kernel path.
     fn refused_request(&self, seen: &[u8]) -> Option<&'static str> {
+        if !self.request.at_border() && self.linked && self.misses_statement(seen) {
+            return Some("statement");
+        }
         assert!(self.request.at_border() || !self.linked || self.pending.1 + seen.len() > self.longest(), "{seen:?}");
         if self.request.at_border() {
             let first = if self.linked { seen } else { behind_flushes(seen, self.rules) };
@@ -323,6 +380,9 @@ impl UserPath {
             if let Some(why) = request_refusal(first, self.rules, self.open) {
                 return Some(why);
             }
+        }
+        if self.rules.prepared && self.misses_statement(seen) {
+            return Some("statement");
         }
         assert!(self.linked, "it could be linked: {seen:?}");
         if self.pending.1 + seen.len() > self.longest() { Some("request_long") } else { self.refused_pipeline(seen) }
@@ -395,5 +455,7 @@ fn take<'a>(stream: &mut &'a [u8], len: usize) -> &'a [u8] {
 
 /// `RUN_REQUESTS` of `intf.h`.
 const RUN_REQUESTS: usize = 32;
+/// Named prepared statements walked in one run.
+const RUN_NAMES: usize = 8;
 /// `RUN_MESSAGES` of `intf.h`.
 const RUN_MESSAGES: usize = 256;

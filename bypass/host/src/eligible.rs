@@ -24,10 +24,30 @@ pub fn request_refusal(seen: &[u8], rules: Rules, open: bool) -> Option<&'static
         len if len > rules.packet_len_max.min(rules.reply_limit) => Some("request_long"),
         len if fixed && len != 4 || (len as usize) < 4 + body_min => Some("request"),
         _ if seen[0] == b'Q' && (!rules.simple_query || open) => Some("request"),
+        _ if named(seen, rules).is_some_and(|name| statement(name).is_some()) => None,
         // A name is empty when its first byte is the zero that ends it.
         _ if !rules.session && names.iter().any(|&at| seen[HEADER_LEN + at] != 0) => Some("named"),
         _ => None,
     }
+}
+
+/// The client's names of prepared statements, the server's, and whether the server has them. As in `host.c`.
+pub const STATEMENTS: [(&[u8], &[u8], bool); 3] = [(b"s", b"z", true), (b"t2", b"~6", true), (b"no", b"~7", false)];
+
+/// The statement that a client calls so.
+pub fn statement(name: &[u8]) -> Option<&'static (&'static [u8], &'static [u8], bool)> {
+    STATEMENTS.iter().find(|(known, ..)| *known == name)
+}
+
+/// The name of the prepared statement that the request at the start of `seen` uses, if it is there as a whole and names
+/// mean something else on servers.
+pub fn named(seen: &[u8], rules: Rules) -> Option<&[u8]> {
+    let &[kind, a, b, c, d, first, ..] = seen else { return None };
+    let end = (u32::from_be_bytes([a, b, c, d]) as usize).saturating_add(1).min(seen.len());
+    let uses = rules.prepared && matches!((kind, first), (b'B', 0) | (b'D', b'S'));
+    let rest = seen.get(6..end).filter(|_| uses)?;
+    let len = rest.iter().position(|&byte| byte == 0)?;
+    (1..59).contains(&len).then(|| &rest[..len])
 }
 
 /// Why a reply of this type is not for the kernel path.
@@ -48,8 +68,16 @@ pub fn is_broken_reply(seen: &[u8], rules: Rules) -> bool {
         b'Z' => seen
             .get(HEADER_LEN)
             .is_some_and(|status| len != 5 || len > rules.packet_len_max || !b"ITE".contains(status)),
+        // Of a header alone it is not known what follows.
+        b'C' if rules.prepared && matches!(len, 16 | 19) && seen.get(HEADER_LEN).is_none_or(|&tag| tag == b'D') => true,
         _ => !(4..=rules.packet_len_max.min(0x7fff_ffff)).contains(&len),
     }
+}
+
+/// True for the start of a CommandComplete that may say that all prepared statements are gone.
+pub fn ends_all(seen: &[u8], rules: Rules) -> bool {
+    let &[b'C', 0, 0, 0, len, b'D', ..] = seen else { return false };
+    rules.prepared && matches!(len, 16 | 19)
 }
 
 const HEADER_LEN: usize = 5;

@@ -18,6 +18,8 @@ pub struct Rules {
     pub session: bool,
     /// The simple query protocol is allowed.
     pub simple_query: bool,
+    /// Prepared statements have other names on servers: see [`crate::eligible::STATEMENTS`].
+    pub prepared: bool,
     /// `kernel_path_reply_limit`
     pub reply_limit: u32,
     /// `max_packet_size`
@@ -119,31 +121,36 @@ impl State {
 
 /// One client that is left to the kernel path, and one idle server.
 #[derive(Debug)]
-pub struct Taps(NonNull<Host>);
+pub struct Taps {
+    host: NonNull<Host>,
+    /// The first element of the last send, as the program has left it.
+    pub last: Vec<u8>,
+}
 
 impl Taps {
     /// Neither has sent anything.
     pub fn new(rules: Rules) -> Self {
-        let flags = [(rules.session, POOL_SESSION), (!rules.simple_query, POOL_NO_QUERY)];
+        let flags =
+            [(rules.session, POOL_SESSION), (!rules.simple_query, POOL_NO_QUERY), (rules.prepared, POOL_PREPARED)];
         let flags = flags.iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag).sum();
         // SAFETY: it takes any arguments, and aborts rather than returning null.
         let host = unsafe {
             let remote = |side| u32::from(rules.remote == Some(side));
             host_new(flags, rules.reply_limit, rules.packet_len_max, remote(Side::Client), remote(Side::Server))
         };
-        Self(NonNull::new(host).expect("not null"))
+        Self { host: NonNull::new(host).expect("not null"), last: Vec::new() }
     }
 
     /// Runs the program for what is left of a send: its first element, and `more` bytes behind it. `first` when nothing
     /// of the send was seen before.
     pub fn run(&mut self, side: Side, element: &[u8], more: usize, first: bool) -> Verdict {
-        // The program could write to it; it does not, but a shared reference must not be promised to C.
         let mut bytes = element.to_vec();
         let len = u32::try_from(bytes.len()).expect("a send is short");
         let size = len + u32::try_from(more).expect("a send is short");
         // SAFETY: ours alone, and the bytes outlive the call.
         let verdict =
-            unsafe { host_run(self.0.as_ptr(), side as u32, bytes.as_mut_ptr(), len, size, u32::from(first)) };
+            unsafe { host_run(self.host.as_ptr(), side as u32, bytes.as_mut_ptr(), len, size, u32::from(first)) };
+        self.last = bytes;
         match verdict {
             HostVerdict { place: TO_USER, len } if len == size => Verdict::User,
             HostVerdict { place: TO_PEER, len } => Verdict::Peer(len as usize),
@@ -154,19 +161,19 @@ impl Taps {
     /// The client reads all that was redirected to it.
     pub fn client_reads(&mut self) {
         // SAFETY: ours alone.
-        unsafe { host_client_reads(self.0.as_ptr()) }
+        unsafe { host_client_reads(self.host.as_ptr()) }
     }
 
     /// Something happens to our socket to the end of this side.
     pub fn sink(&mut self, side: Side, event: SinkEvent, n: u32) {
         // SAFETY: ours alone.
-        unsafe { host_sink(self.0.as_ptr(), side as u32, event as u32, n) }
+        unsafe { host_sink(self.host.as_ptr(), side as u32, event as u32, n) }
     }
 
     /// User space takes the pair back.
     pub fn take_back(&mut self) {
         // SAFETY: ours alone.
-        unsafe { host_take_back(self.0.as_ptr()) }
+        unsafe { host_take_back(self.host.as_ptr()) }
     }
 
     /// Why the client was last left to the user path: a name of `enum reason`, in lower case.
@@ -176,14 +183,14 @@ impl Taps {
 
     pub(crate) fn state(&self) -> State {
         // SAFETY: ours alone.
-        unsafe { host_state(self.0.as_ptr()) }
+        unsafe { host_state(self.host.as_ptr()) }
     }
 }
 
 impl Drop for Taps {
     fn drop(&mut self) {
         // SAFETY: ours alone, and nobody uses it again.
-        unsafe { host_free(self.0.as_ptr()) }
+        unsafe { host_free(self.host.as_ptr()) }
     }
 }
 
@@ -215,6 +222,7 @@ const INTF: &str = include_str!("../../src/bpf/intf.h");
 const LOG_LEN: usize = 64;
 const POOL_SESSION: u32 = 4;
 const POOL_NO_QUERY: u32 = 8;
+const POOL_PREPARED: u32 = 16;
 const TO_USER: u32 = 0;
 const TO_PEER: u32 = 1;
 /// Values of `enum owner`.
@@ -232,6 +240,7 @@ mod tests {
             ("LOG_LEN", LOG_LEN as u32),
             ("POOL_SESSION", POOL_SESSION),
             ("POOL_NO_QUERY", POOL_NO_QUERY),
+            ("POOL_PREPARED", POOL_PREPARED),
             ("OWNER_USER", OWNER_USER),
         ] {
             assert!(INTF.contains(&format!("{name} = {value},")), "{name} is not {value}");

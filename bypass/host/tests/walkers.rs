@@ -7,6 +7,7 @@ use tigger_bypass_host::taps::{Rules, Side, SinkEvent, Taps, Verdict};
 const RULES: Rules = Rules {
     session: false,
     simple_query: true,
+    prepared: false,
     reply_limit: 256 * 1024,
     packet_len_max: i32::MAX as u32,
     remote: None,
@@ -34,6 +35,11 @@ fn stream(side: Side, script: &str) -> Vec<u8> {
             (Side::Client, b'b') => (b'B', b"p\0\0\0\0\0\0\0\0"),
             (Side::Client, b'e') => (b'E', b"p\0\0\0\0\0"),
             (Side::Client, b'd') => (b'D', b"Ps\0"),
+            (Side::Client, b't') => (b'B', b"\0t2\0\0\0\0\0\0\0"),
+            (Side::Client, b'n') => (b'B', b"\0no\0\0\0\0\0\0\0"),
+            (Side::Client, b'i') => (b'D', b"St2\0"),
+            (Side::Client, b'u') => (b'D', b"Sunknown\0"),
+            (Side::Client, b'l') => (b'D', b"Sthe name of this statement is so long that it is cut when it is read\0"),
             (Side::Server, b'D') => (b'D', b"\0\x01\0\0\0\x02ab"),
             (Side::Server, b'T') => (b'T', b"\0\x01a\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0"),
             (Side::Server, b'C') => (b'C', b"SELECT 1\0"),
@@ -155,6 +161,36 @@ fn every_split_of_the_requests() {
             }
         }
     }
+}
+
+/// Statements that the server has are carried under its names for them, at every split of the requests.
+#[test]
+fn prepared_statements_are_renamed() {
+    let rules = Rules { prepared: true, ..RULES };
+    let check = |script: &str, carried: &str| {
+        let requests = stream(Side::Client, script);
+        let whole = [piece(Side::Client, requests.len())];
+        let got = Conversation { rules, requests: &requests, replies: &[], pieces: &whole }.check();
+        assert_eq!(got.received, stream(Side::Client, carried).len(), "{script}");
+        for cut in 1..requests.len() {
+            let joined = Piece { joined: true, ..piece(Side::Client, requests.len() - cut) };
+            for second in [piece(Side::Client, requests.len() - cut), joined] {
+                let pieces = [piece(Side::Client, cut), second];
+                Conversation { rules, requests: &requests, replies: &[], pieces: &pieces }.check();
+            }
+        }
+    };
+    check("sES", "sES");
+    check("itEsESPBEStES", "itEsESPBEStES");
+    check("isisisisisisS", "isisisisisisS");
+    // The server lacks it: none of what is sent with it goes on.
+    check("sESnES", "");
+    check("n", "");
+    // Nobody knows it.
+    check("sESu", "sES");
+    check("sESl", "sES");
+    check("sESb", "sES");
+    check("sESp", "sES");
 }
 
 /// What the kernel path leaves, and how much of both streams it carried before.
@@ -357,7 +393,7 @@ proptest! {
         let replies: Vec<u8> = exchanges.iter().flat_map(|(_, script)| stream(Side::Server, script)).collect();
         let pieces = in_turn(&exchanges, &pieces);
         let remote = remote.then_some(Side::Client);
-        let rules = Rules { session, reply_limit: limit, remote, ..RULES };
+        let rules = Rules { session, prepared: !session, reply_limit: limit, remote, ..RULES };
         Conversation { rules, requests: &requests, replies: &replies, pieces: &pieces }.check();
     }
 
@@ -372,9 +408,20 @@ proptest! {
         let write = |messages: &[(String, Vec<u8>)]| -> Vec<u8> {
             messages.iter().flat_map(|(kind, body)| message(kind.as_bytes()[0], body)).collect()
         };
-        let rules = Rules { session, reply_limit: limit, ..RULES };
+        let rules = Rules { session, prepared: !session && limit & 1 == 0, reply_limit: limit, ..RULES };
         let (requests, replies) = (write(&requests), write(&replies));
         Conversation { rules, requests: &requests, replies: &replies, pieces: &pieces }.check();
+    }
+
+    #[test]
+    fn prepared_statements(
+        script in "[QSESEsstinilPBDEHe]{1,60}",
+        pieces in pieces(),
+        limit in prop_oneof![Just(256 * 1024), 30..200_u32],
+    ) {
+        let rules = Rules { prepared: true, reply_limit: limit, ..RULES };
+        let requests = stream(Side::Client, &script);
+        Conversation { rules, requests: &requests, replies: &[], pieces: &pieces }.check();
     }
 
     #[test]
