@@ -38,10 +38,14 @@ fuzz_target!(|data: &[u8]| {
     } else {
         assert_eq!(format!("{server:?}"), format!("{server_2:?}"));
     }
-    assert_eq!(client.at_border(), client_2.at_border());
+    // Who is refused is disconnected, wherever it stands; and a Parse that must wait may have been collected already.
+    if !matches!(whole.end, Some(End::Failed(_) | End::Full)) {
+        assert_eq!(client.at_border(), client_2.at_border());
+    }
     // One piece with an error in it is dropped; of several, those before the error were passed on. What a client
     // without a server sends before it says goodbye is dropped either way, and not counted.
     match whole.end {
+        Some(End::Full) if prepares => assert!(chunked.used >= whole.used),
         None | Some(End::Full | End::NeedServer) => assert_eq!(chunked.used, whole.used),
         Some(End::Terminate) if linked => assert_eq!(chunked.used, whole.used),
         _ => assert!(chunked.used >= whole.used),

@@ -132,6 +132,9 @@ impl Client {
     /// they were not: the server must be closed unless it is idle.
     pub fn handle_bytes(&mut self, buf: &[u8], server: &mut Server, limits: ClientLimits) -> Result<FromClient, Error> {
         self.statements.correct(server.take_corrections());
+        if limits.prepared_max > 0 {
+            server.track();
+        }
         if self.collecting.is_some() {
             return self.collect(buf, server, limits);
         }

@@ -36,6 +36,8 @@ pub struct Server {
     tail: bool,
     packet_len_max: u32,
     statements: ServerStatements,
+    /// Its clients' prepared statements are looked after.
+    tracks: bool,
     /// How many requests with a ReadyForQuery were sent so far.
     group: u64,
     corrections: Vec<Correction>,
@@ -109,6 +111,7 @@ impl Server {
             tail: false,
             packet_len_max: MESSAGE_LEN_MAX,
             statements: ServerStatements::default(),
+            tracks: false,
             group: 0,
             corrections: Vec::new(),
         }
@@ -117,6 +120,11 @@ impl Server {
     /// The same with a limit (`max_packet_size`) on the length of each message.
     pub fn with_packet_len_max(self, packet_len_max: u32) -> Self {
         Self { packet_len_max, ..self }
+    }
+
+    /// The same, whose clients' prepared statements are looked after if `tracks`.
+    pub fn tracking(self, tracks: bool) -> Self {
+        Self { tracks, ..self }
     }
 
     /// The tracked parameters as last reported.
@@ -256,7 +264,7 @@ impl Server {
         let is_whole = match header.kind {
             kind::READY_FOR_QUERY | kind::PARAMETER_STATUS => true,
             kind::PARSE_COMPLETE | kind::CLOSE_COMPLETE => header.total() == HEADER_LEN,
-            kind::COMMAND_COMPLETE => ends_all(header),
+            kind::COMMAND_COMPLETE => self.tracks && ends_all(header, buf),
             _ => false,
         };
         if !is_whole {
@@ -333,7 +341,7 @@ impl Server {
         let mut at = self.walker.pass(buf.len());
         while let Some(header) = self.header(&buf[at..])? {
             let wanted = [kind::READY_FOR_QUERY, kind::PARAMETER_STATUS, kind::ERROR_RESPONSE];
-            let is_end_of_all = header.kind == kind::COMMAND_COMPLETE && ends_all(header);
+            let is_end_of_all = header.kind == kind::COMMAND_COMPLETE && self.tracks && ends_all(header, &buf[at..]);
             if !wanted.contains(&header.kind) && !is_end_of_all {
                 self.replied(header.kind)?;
                 at += self.walker.enter(header, buf.len() - at);

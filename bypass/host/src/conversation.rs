@@ -183,7 +183,9 @@ impl UserPath {
         Self {
             rules,
             client: Client::new(ParameterSet::new(&tracked)),
-            server: Server::new(ParameterSet::new(&tracked)).with_packet_len_max(rules.packet_len_max),
+            server: Server::new(ParameterSet::new(&tracked))
+                .with_packet_len_max(rules.packet_len_max)
+                .tracking(rules.prepared),
             tracked,
             outstanding: Outstanding::default(),
             backend: Backend::default(),

@@ -23,6 +23,11 @@ pub enum Sent {
 }
 
 impl Server {
+    /// From now on its clients' prepared statements are looked after.
+    pub fn track(&mut self) {
+        self.tracks = true;
+    }
+
     /// Those that the server has.
     pub fn statements(&mut self) -> &mut ServerStatements {
         &mut self.statements
@@ -185,7 +190,8 @@ impl Server {
 /// Tags of the commands that remove all prepared statements.
 const ENDS_ALL: [&[u8]; 2] = [b"DISCARD ALL\0", b"DEALLOCATE ALL\0"];
 
-/// True if the tag is as long as one of [`ENDS_ALL`].
-pub(super) fn ends_all(header: Header) -> bool {
-    ENDS_ALL.iter().any(|tag| header.len as usize == tag.len() + 4)
+/// True if the tag in this message may be one of [`ENDS_ALL`], of which only the start may be there.
+pub(super) fn ends_all(header: Header, buf: &[u8]) -> bool {
+    let is_as_long = ENDS_ALL.iter().any(|tag| header.len as usize == tag.len() + 4);
+    is_as_long && buf.get(HEADER_LEN).is_none_or(|&first| first == b'D')
 }

@@ -103,8 +103,9 @@ async fn open(pool: &Arc<Pool>, config: &PoolConfig, id: ServerId) -> Result<Ope
                     application_name: Mutex::new(welcome.application_name().into()),
                     kernel: Mutex::new(kernel.as_ref().map(KernelServer::watch).unwrap_or_default()),
                 });
-                let server =
-                    Server::new(welcome.tracked.clone()).with_packet_len_max(config.link.limits.packet_len_max);
+                let server = Server::new(welcome.tracked.clone())
+                    .with_packet_len_max(config.link.limits.packet_len_max)
+                    .tracking(config.link.limits.prepared_max > 0);
                 let watch = IdleWatch::new(pool, id);
                 let server = ServerConn { id, stream, server, unread: buffer, info, delivered: 0, watch, kernel };
                 return Ok((Box::new(server), welcome, key));
