@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::wire::backend::message;
@@ -39,6 +40,16 @@ impl Statement {
         self.name.len() == self.client_len
     }
 
+    /// Which plans of it are up to date: those of servers that were made since [`Self::retire`] was last called.
+    pub fn epoch(&self) -> u64 {
+        self.registry.epoch.load(Ordering::Acquire)
+    }
+
+    /// A table has changed, so that a server refuses to execute it: it, and all others of the pool, must be created again.
+    pub fn retire(&self) {
+        self.registry.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Appends the Parse message that creates it on a server.
     pub fn parse(&self, out: &mut Vec<u8>) {
         message(out, b'P', |out| {
@@ -69,6 +80,8 @@ impl Drop for Statement {
 pub struct Registry {
     statements: Mutex<Statements>,
     hasher: RandomState,
+    /// How often what servers have was found to be out of date.
+    epoch: AtomicU64,
 }
 
 #[derive(Debug, Default)]

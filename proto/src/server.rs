@@ -38,6 +38,8 @@ pub struct Server {
     statements: ServerStatements,
     /// Its clients' prepared statements are looked after.
     tracks: bool,
+    /// They are out of date.
+    retired: bool,
     /// How many requests with a ReadyForQuery were sent so far.
     group: u64,
     corrections: Vec<Correction>,
@@ -112,6 +114,7 @@ impl Server {
             packet_len_max: MESSAGE_LEN_MAX,
             statements: ServerStatements::default(),
             tracks: false,
+            retired: false,
             group: 0,
             corrections: Vec::new(),
         }
@@ -263,6 +266,7 @@ impl Server {
         let Some(header) = self.header(buf)? else { return Ok(Message::Incomplete) };
         let is_whole = match header.kind {
             kind::READY_FOR_QUERY | kind::PARAMETER_STATUS => true,
+            kind::ERROR_RESPONSE => !self.statements.is_empty() && header.len <= WHOLE_MESSAGE_LEN_MAX,
             kind::PARSE_COMPLETE | kind::CLOSE_COMPLETE => header.total() == HEADER_LEN,
             kind::COMMAND_COMPLETE => self.tracks && ends_all(header, buf),
             _ => false,
@@ -285,8 +289,10 @@ impl Server {
                 }
             }
             reply => {
-                if reply == kind::COMMAND_COMPLETE {
-                    self.completed(body);
+                match reply {
+                    kind::COMMAND_COMPLETE => self.completed(body),
+                    kind::ERROR_RESPONSE => self.refused(body),
+                    _ => {}
                 }
                 if self.replied(reply)? == Answer::Swallow {
                     return Ok(Message::Swallow(header.total()));

@@ -166,6 +166,8 @@ struct UserPath {
     cut: Vec<u8>,
     /// The kernel path must have a link.
     linked: bool,
+    /// Since it has, prepared statements were used by name.
+    named: bool,
     owed: u32,
     open: bool,
     /// Requests and bytes since the server last owed nothing.
@@ -193,6 +195,7 @@ impl UserPath {
             reply: Walker::default(),
             cut: Vec::new(),
             linked: false,
+            named: false,
             owed: 0,
             open: false,
             pending: (0, 0),
@@ -267,7 +270,11 @@ impl UserPath {
         if self.all_read && (!self.linked || self.unread > self.rules.reply_limit as usize / 4) {
             self.unread = 0;
         }
+        self.named &= self.linked;
         self.linked = true;
+        for at in self.borders(&seen[..len]) {
+            self.named |= named(&seen[at..], self.rules).and_then(statement).is_some();
+        }
         if self.owed == 0 && !self.open {
             self.pending = (0, 0);
         }
@@ -334,6 +341,7 @@ impl UserPath {
             let header = Header::read(&buf[at..], MESSAGE_LEN_MAX).expect("a good header").expect("a whole header");
             assert_eq!(reply_refusal(header.kind), None);
             assert!(!ends_all(&buf[at..], self.rules), "{buf:?}");
+            assert!(header.kind != b'E' || !self.named, "{buf:?}");
             self.backend.said(header.kind, !self.request.at_border());
             self.outstanding.handle_reply(header.kind).expect("the server took it");
             if header.kind == b'Z' {
@@ -407,6 +415,9 @@ impl UserPath {
         }
         assert!(self.reply.at_border(), "the rest of a reply: {seen:?}");
         let buf = [&self.cut[..], seen].concat();
+        if self.named && buf[0] == b'E' {
+            return Some("reply");
+        }
         let why = if self.cut.is_empty() { reply_refusal(buf[0]) } else { None };
         why.or_else(|| {
             // An answer to half a request, with which the server would be released, is refused, too.

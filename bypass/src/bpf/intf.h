@@ -178,6 +178,8 @@ struct server {
 	__u64 psock;		/* kernel address, for in_flight. The server's tap. */
 	__u64 psock_cookie;	/* of the end that has it: the address outlives it. The server's tap. */
 	struct sink_record sink;	/* where the last reply went, if out through our socket. The server's tap. */
+	__u32 named;		/* the link has used prepared statements by name. Whoever links, then the client's tap. */
+	__u32 unused;
 	__u32 remote;		/* its own end is not captured: requests go out through ours. User space. */
 	__u32 push;		/* bytes of requests that our end is about to send. User space; its tap takes it. */
 	__u64 params;		/* parameter set. User space, while it has the server. */

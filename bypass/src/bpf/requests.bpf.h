@@ -240,6 +240,7 @@ static __always_inline int tap_unlinked(struct tap *tap, struct client *c, __u32
 	__builtin_memset(&s->reply[0], 0, sizeof(s->reply[0]));
 	s->reply[0].status = 'I';
 	log_requests(s, w, 0);
+	WRITE_ONCE(s->named, w->named);
 	s->request_ns = now;
 	s->xact_ns = now;
 	word = READ_ONCE(s->word);
@@ -317,6 +318,8 @@ static __always_inline int tap_linked(struct tap *tap, struct client *c, __u32 c
 			return take_back(tap, c, s, client,
 					 new.bytes > w->len_max ? REASON_REQUEST_LONG : REASON_PIPELINE);
 		s->request[other & 1] = new;
+		if (w->named)
+			WRITE_ONCE(s->named, 1);
 		log_requests(s, w, old.sent);
 		if (!(word & WORD_OWED)) {
 			s->request_ns = bpf_ktime_get_ns();

@@ -195,6 +195,8 @@ impl ServerSlot {
     fn link(&self, client: &ClientSlot, status: u8, xact_start: Instant, sent: u32, owed: u32) {
         let server = self.server();
         field!(server, client_cookie).set(client.cookie);
+        // What was sent by name before is not known here.
+        field!(server, named).set(1);
         field!(server, request[0].rest).set(0);
         field!(server, request[0].sent).set(sent);
         field!(server, request[0].base).set(0);

@@ -69,7 +69,7 @@ impl Client {
                         let Ok(Meaning::Statement(statement)) = self.statements.find(name.name, server) else {
                             return false;
                         };
-                        if !statement.is_in_place() || !server.statements().touch(statement.id()) {
+                        if !statement.is_in_place() || !server.has_statement(&statement) {
                             return false;
                         }
                         renamed.push((at + name.at, statement));

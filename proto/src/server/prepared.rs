@@ -61,6 +61,7 @@ impl Server {
         let presence = self.presence(statement);
         match presence {
             Presence::Doubtful => return Sent::NotYet,
+            Presence::Stale => self.remove(statement, out),
             // In a failed transaction the server refuses a Parse, and so it must be asked.
             Presence::Present if self.status == TransactionStatus::Failed => self.remove(statement, out),
             Presence::Present if self.owes_status() => return Sent::NotYet,
@@ -80,11 +81,21 @@ impl Server {
         match self.presence(statement) {
             Presence::Doubtful => Sent::NotYet,
             Presence::Present => Sent::Nothing,
+            Presence::Stale => {
+                self.remove(statement, out);
+                self.create(statement, None, most, out);
+                Sent::Parse
+            }
             Presence::Absent => {
                 self.create(statement, None, most, out);
                 Sent::Parse
             }
         }
+    }
+
+    /// Whether the server, which owes nothing, has the statement; if so, it is used.
+    pub fn has_statement(&mut self, statement: &Statement) -> bool {
+        self.presence(statement) == Presence::Present
     }
 
     /// Whether what is sent now finds the statement; if so, it is used.
@@ -175,6 +186,21 @@ impl Server {
     fn tell_skipped(&mut self, names: Vec<Arc<[u8]>>) {
         let pending = self.outstanding.effects().filter(|effect| effect.name.is_some()).cloned().collect();
         self.corrections.push(Correction::Skipped { names, pending });
+    }
+
+    /// The server reports an error: if it is that a prepared statement does not fit its table any more, all are to be created
+    /// again. PostgreSQL names the function that says so, in whatever language the text is (`plancache.c`).
+    pub(super) fn refused(&mut self, error: &[u8]) {
+        let mut fields = error.split(|&byte| byte == 0);
+        if fields.any(|field| field == b"RRevalidateCachedQuery") {
+            self.statements.retire();
+            self.retired = true;
+        }
+    }
+
+    /// True once after prepared statements of the whole pool have turned out to be out of date.
+    pub fn take_retired(&mut self) -> bool {
+        std::mem::take(&mut self.retired)
     }
 
     /// A command is complete that may have removed all prepared statements.

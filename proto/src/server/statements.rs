@@ -23,6 +23,8 @@ pub struct ServerStatements {
 struct Known {
     statement: Arc<Statement>,
     used: u64,
+    /// Its [epoch](Statement::epoch) when it was created.
+    epoch: u64,
     /// Its Parse is not answered, and was sent in this [group](super::effect::Effect::group).
     pending: Option<u64>,
 }
@@ -32,6 +34,8 @@ struct Known {
 pub(super) enum Presence {
     Present,
     Absent,
+    /// It has, but a table has changed since.
+    Stale,
     /// It has, unless the Parse that was sent in an earlier group is skipped.
     Doubtful,
 }
@@ -63,6 +67,7 @@ impl ServerStatements {
     pub(super) fn find(&self, id: u32, group: u64) -> Presence {
         match self.known.get(&id) {
             None => Presence::Absent,
+            Some(Known { statement, epoch, .. }) if *epoch != statement.epoch() => Presence::Stale,
             Some(Known { pending: Some(sent), .. }) if *sent != group => Presence::Doubtful,
             Some(_) => Presence::Present,
         }
@@ -73,8 +78,9 @@ impl ServerStatements {
         let old = std::mem::take(&mut self.known);
         self.changed = true;
         for (id, statement) in &self.certain {
-            let used = old.get(id).map_or(0, |known| known.used);
-            self.known.insert(*id, Known { statement: Arc::clone(statement), used, pending: None });
+            // Of one that was to be removed it is not known how old it is.
+            let (used, epoch) = old.get(id).map_or((0, u64::MAX), |known| (known.used, known.epoch));
+            self.known.insert(*id, Known { statement: Arc::clone(statement), used, epoch, pending: None });
         }
         for effect in pending.filter(|effect| effect.on_server) {
             match effect.change {
@@ -88,7 +94,8 @@ impl ServerStatements {
     pub(super) fn insert(&mut self, statement: Arc<Statement>, pending: Option<u64>) {
         self.uses += 1;
         self.changed = true;
-        self.known.insert(statement.id(), Known { statement, used: self.uses, pending });
+        let (used, epoch) = (self.uses, statement.epoch());
+        self.known.insert(statement.id(), Known { statement, used, epoch, pending });
     }
 
     /// A request that was sent is answered.
@@ -127,9 +134,17 @@ impl ServerStatements {
         self.restore(pending);
     }
 
-    /// The ids of all, in no order.
+    /// The ids of those that are up to date, in no order.
     pub fn ids(&self) -> impl Iterator<Item = u32> {
-        self.known.keys().copied()
+        self.known.values().filter(|known| known.epoch == known.statement.epoch()).map(|known| known.statement.id())
+    }
+
+    /// The server has refused to execute one of them because a table has changed.
+    pub(super) fn retire(&mut self) {
+        self.changed = true;
+        if let Some(known) = self.known.values().next() {
+            known.statement.retire();
+        }
     }
 
     /// Whether they have changed since this was asked for.

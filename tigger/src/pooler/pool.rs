@@ -353,6 +353,13 @@ impl Pool {
         self.forget(id, *server);
     }
 
+    /// Prepared statements are out of date: the kernel path must not use what any server has.
+    pub fn retire_statements(&self) {
+        tracing::info!("{}/{}: a table has changed, statements are prepared again", self.database, self.user);
+        let servers = self.servers.lock().expect("nobody panics with this lock");
+        servers.values().filter_map(|info| info.kernel()).for_each(|slot| slot.set_statements(std::iter::empty()));
+    }
+
     /// Ends the connections of servers that are about to send the rest of a reply of which a client's socket took only a
     /// part: nobody else may get it.
     pub fn end_cut_short(&self) {

@@ -219,6 +219,9 @@ impl Link {
                 Err(error) => break Err(LinkEnd::ServerFails(error)),
             }
         };
+        if server.take_retired() {
+            pool.retire_statements();
+        }
         unread.clear();
         unread.extend_from_slice(&scratch[replies.used..len]);
         *delivered = replies.still_delivered();

@@ -338,6 +338,46 @@ fn the_kernel_path_uses_only_what_the_server_has() {
     assert_eq!(wire.run("a1", "-"), "-new");
 }
 
+/// PostgreSQL refuses to execute a prepared statement whose result has other columns than when it was prepared. Each client
+/// learns that at most once, as on a server of its own, and preparing it again helps.
+#[test]
+fn statements_are_prepared_again_after_their_table_has_changed() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = pooled(postgres, 2, &[]);
+    let mut wires: Vec<_> = (0..3).map(|_| Wire::new(&proxy)).collect();
+    wires[0].query("create table if not exists changing as select 1 as a");
+    let query = "select * from changing where $1::int4 = 1";
+    for wire in &mut wires {
+        wire.prepare("S_1", query);
+    }
+    for round in 0..10 {
+        // On both servers.
+        wires[0].query("begin");
+        for wire in &mut wires {
+            assert_eq!(wire.exchange(&[bind("S_1", &["1"]), execute()]).rows.len(), 1, "{round}");
+        }
+        wires[0].query("commit");
+        assert_eq!(wires[1].query(&format!("alter table changing add column c{round} int")).tags, ["ALTER TABLE"]);
+        let reply = wires[1].exchange(&[bind("S_1", &["1"]), execute()]);
+        assert_eq!(reply.refusal.map(|refusal| refusal.sqlstate).as_deref(), Some("0A000"), "{round}");
+        // From now on nobody meets it, neither on that server nor on the other.
+        wires[0].query("begin");
+        wires[2].query("begin");
+        for wire in [0, 2] {
+            let reply = wires[wire].exchange(&[bind("S_1", &["1"]), execute()]);
+            assert_eq!(reply.rows.iter().map(Vec::len).collect::<Vec<_>>(), [2 + round], "{round} {reply:?}");
+        }
+        wires[0].query("commit");
+        wires[2].query("commit");
+        // A driver may prepare the same text under another name.
+        let name = format!("again{round}");
+        wires[1].prepare(&name, query);
+        assert_eq!(wires[1].exchange(&[bind(&name, &["1"]), execute()]).rows.len(), 1);
+        assert_eq!(wires[1].exchange(&[bind("S_1", &["1"]), execute()]).rows.len(), 1);
+    }
+    wires[0].query("drop table changing");
+}
+
 #[test]
 fn without_tracking_names_are_the_servers() {
     let Some(postgres) = postgres() else { return };
