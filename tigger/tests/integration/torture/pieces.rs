@@ -43,6 +43,7 @@ pub(super) const PIECES: &[Piece] = {
         Piece { name: "copy out", weight: 4, place: Anywhere, add: copies::copy_out },
         Piece { name: "copy in", weight: 4, place: Certain, add: copies::copy_in },
         Piece { name: "failing copy in", weight: 3, place: Outside, add: copies::failing_copy_in },
+        Piece { name: "prepared statement", weight: 20, place: Outside, add: Composer::prepared },
         Piece { name: "named objects", weight: 4, place: Outside, add: Composer::named },
         Piece { name: "transaction", weight: 8, place: Outside, add: Composer::transaction },
         Piece { name: "failed transaction", weight: 3, place: Outside, add: Composer::failed_transaction },
@@ -71,6 +72,8 @@ pub(super) struct Composer {
     sizes: Sizes,
     application_name: String,
     time_zone: String,
+    /// Which of its prepared statements it has made since it has logged in.
+    prepared: [bool; PREPARED],
     /// Nobody kills backends any more.
     pub(super) calm: bool,
 }
@@ -78,7 +81,16 @@ pub(super) struct Composer {
 impl Composer {
     pub(super) fn new(client: usize, random: Random, sizes: Sizes) -> Self {
         let (application_name, time_zone) = Default::default();
-        Self { random, client, sequence: 0, sizes, application_name, time_zone, calm: false }
+        Self {
+            random,
+            client,
+            sequence: 0,
+            sizes,
+            application_name,
+            time_zone,
+            prepared: Default::default(),
+            calm: false,
+        }
     }
 
     /// With what all tokens of this client begin.
@@ -95,6 +107,7 @@ impl Composer {
     /// Start-up parameters of a new connection.
     pub(super) fn startup(&mut self) -> Vec<(&'static str, String)> {
         (self.application_name, self.time_zone) = (self.token(), self.new_time_zone());
+        self.prepared = Default::default();
         vec![
             ("user", "postgres".into()),
             ("database", "postgres".into()),
@@ -261,6 +274,36 @@ impl Composer {
         let value = |text: &str| [&u32::try_from(text.len()).unwrap().to_be_bytes()[..], text.as_bytes()].concat();
         script.send(b'F', &[&BTRIM.to_be_bytes()[..], &[0, 0, 0, 1], &value(&format!(" {token} ")), &[0, 0]].concat());
         script.expect(Expect::Message { kind: b'V', body: value(&token) });
+        script.ready();
+    }
+
+    /// Statements that all clients call the same, some of which are the same, and which outlive their transactions. Now and
+    /// then one is closed, in the same pipeline in which it was used.
+    fn prepared(&mut self, script: &mut Script) {
+        for _ in 0..self.random.range(1, 3) {
+            let which = self.random.range(0, PREPARED - 1);
+            // Each client has the same texts, under names that tell them apart differently.
+            let name = format!("S_{}", (which + self.client) % PREPARED);
+            let column = format!("column{which}");
+            if !std::mem::replace(&mut self.prepared[which], true) {
+                script.parse(&name, &format!("select $1::text as {column}"));
+                script.expect_kind("1");
+            }
+            let token = self.token();
+            script.bind("", &name, Some(&token));
+            script.describe(b'P', "");
+            script.execute("", 0);
+            script.expect_kind("2");
+            script.described(&column, TEXT);
+            script.row(&token);
+            script.complete("SELECT 1");
+            if self.random.one_in(20) {
+                self.prepared[which] = false;
+                script.close(b'S', &name);
+                script.expect_kind("3");
+            }
+        }
+        script.sync();
         script.ready();
     }
 
@@ -472,6 +515,8 @@ pub(super) fn not_a_number(text: &str) -> String {
 const ABORTED: &str = "current transaction is aborted, commands ignored until end of transaction block";
 /// OID of `btrim(text)` (`pg_proc.dat`).
 const BTRIM: u32 = 885;
+/// Prepared statements of each client.
+const PREPARED: usize = 6;
 /// Longest pipeline, in pieces.
 const DEPTH_MAX: usize = 20;
 /// Longest row: PostgreSQL keeps some copies of one in memory.
