@@ -192,6 +192,8 @@ pub struct WholeRequests {
     pub kinds: Vec<u8>,
     /// How many of them are answered by ReadyForQuery.
     pub enders: u32,
+    /// Prepared statements are among them, see [`Client::rename_whole`].
+    pub named: bool,
 }
 
 impl WholeRequests {
@@ -200,7 +202,7 @@ impl WholeRequests {
 
     /// Reads a buffer that consists of whole queries, simple or extended up to their Sync; `None` for anything else.
     pub fn read(buf: &[u8], limits: ClientLimits) -> Option<Self> {
-        let (mut whole, mut at) = (Self { kinds: Vec::new(), enders: 0 }, 0);
+        let (mut whole, mut at) = (Self { kinds: Vec::new(), enders: 0, named: false }, 0);
         let mut last = 0;
         while at < buf.len() {
             let header = Header::read(&buf[at..], limits.packet_len_max).ok()??;
@@ -292,7 +294,7 @@ mod tests {
     fn whole_requests() {
         let check = |bytes: &[u8], expected: Option<(&str, u32)>| {
             let whole = WholeRequests::read(bytes, LIMITS);
-            let expected = expected.map(|(kinds, enders)| WholeRequests { kinds: kinds.into(), enders });
+            let expected = expected.map(|(kinds, enders)| WholeRequests { kinds: kinds.into(), enders, named: false });
             assert_eq!(whole, expected, "{bytes:?}");
         };
         check(b"Q\0\0\0\x05\0", Some(("Q", 1)));

@@ -289,13 +289,19 @@ impl Server {
                 }
             }
             reply => {
-                match reply {
-                    kind::COMMAND_COMPLETE => self.completed(body),
+                let is_last = match reply {
+                    kind::COMMAND_COMPLETE => {
+                        self.completed(body);
+                        false
+                    }
                     kind::ERROR_RESPONSE => self.refused(body),
-                    _ => {}
-                }
-                if self.replied(reply)? == Answer::Swallow {
-                    return Ok(Message::Swallow(header.total()));
+                    _ => false,
+                };
+                match self.replied(reply) {
+                    Ok(Answer::Swallow) => return Ok(Message::Swallow(header.total())),
+                    // It hangs up next: what is in doubt does not matter any more.
+                    Err(Error::PreparedBehindCopy) if is_last => {}
+                    answer => drop(answer?),
                 }
             }
         }

@@ -173,8 +173,17 @@ impl ServerSlot {
     /// Links a client whose requests (their type bytes are `kinds`, `enders` of them are answered by ReadyForQuery) the
     /// user path is about to send to the server, as whole messages. The kernel path carries the replies. Then
     /// [`ClientSlot::push`] must follow, then [`Gate::push`]. `status` and `xact_start` are of its transaction.
-    pub fn push(&self, client: &ClientSlot, (status, xact_start): (u8, Instant), kinds: &[u8], enders: u32) {
+    /// `named`: prepared statements are among them.
+    pub fn push(
+        &self,
+        client: &ClientSlot,
+        (status, xact_start): (u8, Instant),
+        kinds: &[u8],
+        enders: u32,
+        named: bool,
+    ) {
         let server = self.server();
+        field!(server, named).set(named.into());
         for (place, kind) in kinds.iter().enumerate().take(intf::LOG_LEN as usize) {
             field!(server, log[place]).set(*kind);
         }
@@ -189,14 +198,13 @@ impl ServerSlot {
     /// Leaves a linked pair to the kernel path, at a moment when the server owes nothing and has read everything.
     /// `status` and `xact_start` are of its transaction. Then [`ClientSlot::hand_over`] must follow.
     pub fn hand_over(&self, client: &ClientSlot, (status, xact_start): (u8, Instant)) {
+        field!(self.server(), named).set(0);
         self.link(client, status, xact_start, 0, 0);
     }
 
     fn link(&self, client: &ClientSlot, status: u8, xact_start: Instant, sent: u32, owed: u32) {
         let server = self.server();
         field!(server, client_cookie).set(client.cookie);
-        // What was sent by name before is not known here.
-        field!(server, named).set(1);
         field!(server, request[0].rest).set(0);
         field!(server, request[0].sent).set(sent);
         field!(server, request[0].base).set(0);

@@ -54,10 +54,10 @@ impl Client {
 
     /// Writes the server's names of prepared statements over the client's in `buf`, which consists of whole messages, if the
     /// server has all of them under names of the same length, and nothing is prepared or closed; else changes nothing.
-    /// Returns whether it may be sent as it is now.
-    pub fn rename_whole(&mut self, buf: &mut [u8], server: &mut Server, limits: ClientLimits) -> bool {
+    /// Returns how many names it was, or `None` if it may not be sent like that.
+    pub fn rename_whole(&mut self, buf: &mut [u8], server: &mut Server, limits: ClientLimits) -> Option<usize> {
         if limits.prepared_max == 0 {
-            return true;
+            return Some(0);
         }
         self.statements.correct(server.take_corrections());
         let (mut at, mut renamed, mut binds) = (0, Vec::new(), 0);
@@ -67,24 +67,24 @@ impl Client {
                     Ok(Some(Name { name: b"", .. })) => {}
                     Ok(Some(name)) if matches!(header.kind, b'B' | b'D') => {
                         let Ok(Meaning::Statement(statement)) = self.statements.find(name.name, server) else {
-                            return false;
+                            return None;
                         };
                         if !statement.is_in_place() || !server.has_statement(&statement) {
-                            return false;
+                            return None;
                         }
                         renamed.push((at + name.at, statement));
                         binds += u64::from(header.kind == b'B');
                     }
-                    _ => return false,
+                    _ => return None,
                 }
             }
             at += header.total();
         }
-        for (at, statement) in renamed {
-            buf[at..at + statement.name().len()].copy_from_slice(statement.name().as_bytes());
+        for (at, statement) in &renamed {
+            buf[*at..*at + statement.name().len()].copy_from_slice(statement.name().as_bytes());
         }
         self.uses.binds += binds;
-        true
+        Some(renamed.len())
     }
 
     /// Looks at the Parse, Bind, Describe or Close at the start of `buf`.

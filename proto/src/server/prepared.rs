@@ -189,13 +189,15 @@ impl Server {
     }
 
     /// The server reports an error: if it is that a prepared statement does not fit its table any more, all are to be created
-    /// again. PostgreSQL names the function that says so, in whatever language the text is (`plancache.c`).
-    pub(super) fn refused(&mut self, error: &[u8]) {
-        let mut fields = error.split(|&byte| byte == 0);
-        if fields.any(|field| field == b"RRevalidateCachedQuery") {
+    /// again. PostgreSQL names the function that says so, in whatever language the text is (`plancache.c`). True if the error
+    /// is the server's last word.
+    pub(super) fn refused(&mut self, error: &[u8]) -> bool {
+        let has = |wanted: &[u8]| error.split(|&byte| byte == 0).any(|field| field == wanted);
+        if has(b"RRevalidateCachedQuery") {
             self.statements.retire();
             self.retired = true;
         }
+        has(b"VFATAL") || has(b"VPANIC") || has(b"SFATAL")
     }
 
     /// True once after prepared statements of the whole pool have turned out to be out of date.

@@ -10,7 +10,7 @@ use tigger_proto::pool::{ClientId, ServerState, ServerView, Waiting};
 use tigger_proto::wire::backend::{self, ColumnType};
 
 use super::PGBOUNCER_VERSION;
-use crate::config::{ADMIN_DATABASE, Database};
+use crate::config::{ADMIN_DATABASE, Choice, Database};
 use crate::net::address::Address;
 use crate::pooler::Pooler;
 use crate::pooler::clients::ClientInfo;
@@ -179,7 +179,7 @@ fn database_row(pooler: &Pooler, line: &Database, clients: &[Arc<ClientInfo>]) -
     let current = clients.iter().filter(|info| info.pool().is_some_and(|pool| *pool.database == *line.name)).count();
     let mut row = row![
         line.name,
-        line.host(),
+        line.host_list(),
         line.port,
         line.server_dbname(),
         "",
@@ -197,8 +197,13 @@ fn database_row(pooler: &Pooler, line: &Database, clients: &[Arc<ClientInfo>]) -
         0,
     ];
     row[4].clone_from(&line.user);
-    row[10] = None;
+    row[10] = load_balance_hosts(line);
     row
+}
+
+/// NULL where there is nothing to choose, as in PgBouncer.
+fn load_balance_hosts(line: &Database) -> Option<String> {
+    (line.hosts.len() > 1).then(|| line.load_balance_hosts.word().to_owned())
 }
 
 fn consoles(clients: &[Arc<ClientInfo>]) -> usize {
@@ -244,7 +249,7 @@ fn pool_row(pool: &Arc<Pool>, clients: &[Arc<ClientInfo>]) -> Row {
         pool.link_rules().mode,
         "",
     ];
-    row[16] = None;
+    row[16] = load_balance_hosts(&pool.config().database);
     row
 }
 

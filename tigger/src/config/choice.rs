@@ -60,6 +60,20 @@ impl Choice for AuthType {
     ];
 }
 
+/// Which of several hosts a new server is on (`load_balance_hosts`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum LoadBalanceHosts {
+    /// The next one, for each server.
+    #[default]
+    RoundRobin,
+    /// The same one, until a connection to it fails.
+    Disable,
+}
+
+impl Choice for LoadBalanceHosts {
+    const WORDS: &'static [(&'static str, Self)] = &[("round-robin", Self::RoundRobin), ("disable", Self::Disable)];
+}
+
 /// Whether queries and results may move inside the kernel (`kernel_path`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum KernelPath {

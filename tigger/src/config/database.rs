@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::choice::{KernelPath, PoolMode};
+use super::choice::{KernelPath, LoadBalanceHosts, PoolMode};
 use super::connection_string::{self, Key};
 use super::ini::Entry;
 use super::kind::Kind;
@@ -20,8 +20,10 @@ pub struct Database {
     pub auto: bool,
     /// Name at the server, if it differs; see [`Database::server_dbname`].
     pub dbname: Option<String>,
-    /// Where the server is; never empty in a checked configuration. Only the first is used yet.
+    /// Where the server is; never empty in a checked configuration.
     pub hosts: Vec<Host>,
+    /// Which of them a new server is on.
+    pub load_balance_hosts: LoadBalanceHosts,
     /// Port of the server, or the number in the name of its unix socket.
     pub port: u16,
     /// User for all server connections, instead of the client's: one pool for the database.
@@ -64,6 +66,7 @@ impl Database {
             auto: false,
             dbname: None,
             hosts: vec![host],
+            load_balance_hosts: LoadBalanceHosts::default(),
             port: 5432,
             user: None,
             password: None,
@@ -90,15 +93,15 @@ impl Database {
 
     /// True when a server connected under `other` could as well have been connected under this line.
     pub fn reaches_same_server(&self, other: &Self) -> bool {
-        let key = |line: &Self| (line.host().clone(), line.port, line.server_dbname().to_owned(), line.user.clone());
+        let key = |line: &Self| (line.hosts.clone(), line.port, line.server_dbname().to_owned(), line.user.clone());
         key(self) == key(other)
             && self.password == other.password
             && self.startup_parameters().eq(other.startup_parameters())
     }
 
-    /// The host to connect to; of several hosts the first.
-    pub fn host(&self) -> &Host {
-        self.hosts.first().expect("a database always has a host")
+    /// The hosts as they were written.
+    pub fn host_list(&self) -> String {
+        self.hosts.iter().map(Host::to_string).collect::<Vec<_>>().join(",")
     }
 
     /// Parameters that the line sets for each new server connection, besides user and database.
@@ -128,12 +131,6 @@ impl Database {
         connection_string::fill(KEYS, &entry.value, &entry.place, &mut database, warnings)?;
         if database.port == 0 {
             return Err(error("invalid port: 0".to_owned()));
-        }
-        if database.hosts.len() > 1 {
-            warnings.push(Warning {
-                place: entry.place.clone(),
-                message: "several hosts are accepted but not built yet: only the first is used".to_owned(),
-            });
         }
         if database.hosts.is_empty() {
             let dir = unix_socket_dir
@@ -205,8 +202,9 @@ pub(super) const KEYS: &[Key<Database>] = &[
         name: "host",
         kind: Kind::Hosts(Some(|d| &mut d.hosts)),
         doc: "Name or address of the server. A value that starts with `/` is the directory of a unix socket; with `@` the \
-              socket is in the abstract namespace. Without a host the unix socket in `unix_socket_dir` is used. Of a list \
-              separated by commas, only the first host is used yet.",
+              socket is in the abstract namespace. Without a host the unix socket in `unix_socket_dir` is used. A list \
+              separated by commas: see `load_balance_hosts`. A name is looked up each time a server is opened, and all its \
+              addresses are tried.",
     },
     Key {
         name: "port",
@@ -268,8 +266,9 @@ pub(super) const KEYS: &[Key<Database>] = &[
     },
     Key {
         name: "load_balance_hosts",
-        kind: Kind::Text(None),
-        doc: "How one of several hosts is chosen for a new server: `round-robin` or `disable`.",
+        kind: Kind::LoadBalanceHosts(Some(|d| &mut d.load_balance_hosts)),
+        doc: "Which of several hosts a new server is on: with `round-robin` the next one in the list, with `disable` the same \
+              one until a connection to it fails, and then the next. Not given, `round-robin`.",
     },
     Key {
         name: "max_db_connections",

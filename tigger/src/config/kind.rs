@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::choice::{AuthType, Choice, KernelPath, PoolMode, SslMode};
+use super::choice::{AuthType, Choice, KernelPath, LoadBalanceHosts, PoolMode, SslMode};
 use super::database::Host;
 use super::secret::Secret;
 
@@ -45,6 +45,8 @@ pub(super) enum Kind<T> {
     PoolMode(Field<T, PoolMode>),
     /// Pool mode in place of the more general setting.
     PoolModeOverride(Field<T, Option<PoolMode>>),
+    /// Choice of one of several hosts.
+    LoadBalanceHosts(Field<T, LoadBalanceHosts>),
     /// Use of the kernel path.
     KernelPath(Field<T, KernelPath>),
     /// Use of the kernel path in place of the more general setting.
@@ -88,6 +90,7 @@ impl<T> Kind<T> {
             }
             Self::PoolMode(field) => choose(field, target, PoolMode::from_word(text)?, |mode| mode),
             Self::PoolModeOverride(field) => choose(field, target, PoolMode::from_word(text)?, Some),
+            Self::LoadBalanceHosts(field) => choose(field, target, LoadBalanceHosts::from_word(text)?, |choice| choice),
             Self::KernelPath(field) => choose(field, target, KernelPath::from_word(text)?, |choice| choice),
             Self::KernelPathOverride(field) => match KernelPath::from_word(text)? {
                 // Whether a process starts is not a matter of one database or user.
@@ -173,6 +176,7 @@ impl<T> Kind<T> {
             Self::Timeout(field) | Self::TimeoutOverride(field) | Self::WholeSeconds(field) => field.is_some(),
             Self::PoolMode(field) => field.is_some(),
             Self::PoolModeOverride(field) => field.is_some(),
+            Self::LoadBalanceHosts(field) => field.is_some(),
             Self::KernelPath(field) => field.is_some(),
             Self::KernelPathOverride(field) => field.is_some(),
             Self::AuthType(field) => field.is_some(),
@@ -199,6 +203,7 @@ impl<T> Kind<T> {
             Self::WholeSeconds(_) => "whole seconds, 0 = off".to_owned(),
             Self::Period(_) => "whole seconds, at least 1".to_owned(),
             Self::PoolMode(_) | Self::PoolModeOverride(_) => words::<PoolMode>(),
+            Self::LoadBalanceHosts(_) => words::<LoadBalanceHosts>(),
             Self::KernelPath(_) => words::<KernelPath>(),
             Self::KernelPathOverride(_) => "`auto`, `off`".to_owned(),
             Self::AuthType(_) => words::<AuthType>(),

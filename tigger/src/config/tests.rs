@@ -130,7 +130,8 @@ fn what_is_not_built_is_a_warning() {
         assert_eq!(warnings, expected, "{lines:?}");
     };
     check("query_timeout = 0.0\npkt_buf = 0x1000\nauth_user =\nauth_ldap_options=", &[]);
-    check("query_timeout = 5", &["t.ini:2: setting \"query_timeout\" is accepted but not built yet: ignored"]);
+    check("autodb_idle_timeout = 5", &[]);
+    check("suspend_timeout = 5", &["t.ini:2: setting \"suspend_timeout\" is accepted but not built yet: ignored"]);
     check("auth_ldap_options = x", &["t.ini:2: setting \"auth_ldap_options\" is accepted but not built yet: ignored"]);
     check(
         "client_tls_sslmode=allow",
@@ -139,14 +140,11 @@ fn what_is_not_built_is_a_warning() {
     check("conffile = x", &["t.ini:2: setting \"conffile\" is accepted but not built yet: ignored"]);
     check(
         "[databases]\na = host=x,y connect_query='select 1'",
-        &[
-            "t.ini:3: setting \"connect_query\" is accepted but not built yet: ignored",
-            "t.ini:3: several hosts are accepted but not built yet: only the first is used",
-        ],
+        &["t.ini:3: setting \"connect_query\" is accepted but not built yet: ignored"],
     );
     check(
-        "[users]\nbob = query_timeout=3",
-        &["t.ini:3: setting \"query_timeout\" is accepted but not built yet: ignored"],
+        "[users]\nbob = max_user_client_connections=3",
+        &["t.ini:3: setting \"max_user_client_connections\" is accepted but not built yet: ignored"],
     );
     check("[peers]\n1 = host=x pool_size=3", &["t.ini:3: peer 1 is accepted but not built yet: ignored"]);
 }
@@ -225,17 +223,17 @@ fn databases_are_read() {
          abs\t=\thost=@pg\tclient_encoding=UTF8\ttimezone='Europe/Berlin' application_name=a\n",
     );
     let plain = config.database("plain").unwrap();
-    assert_eq!((plain.host(), plain.port), (&Host::Unix("/run/pg".to_owned()), 5432));
+    assert_eq!((&plain.hosts[0], plain.port), (&Host::Unix("/run/pg".to_owned()), 5432));
     assert_eq!((plain.server_dbname(), plain.auto, plain.pool_size), ("plain", false, None));
     let quoted = config.database("my \"db\"").unwrap();
-    assert_eq!((quoted.host(), quoted.port), (&Host::Tcp("h1".to_owned()), 16));
+    assert_eq!((&quoted.hosts[0], quoted.port), (&Host::Tcp("h1".to_owned()), 16));
     assert_eq!((quoted.server_dbname(), quoted.user.as_deref()), ("x y", Some("bob")));
     assert_eq!(quoted.password.as_ref().map(Secret::expose), Some("it's \\back"));
     let sock = config.database("sock").unwrap();
-    assert_eq!(sock.host().unix_socket(sock.port), Some(PathBuf::from("/tmp/.s.PGSQL.5432")));
+    assert_eq!(sock.hosts[0].unix_socket(sock.port), Some(PathBuf::from("/tmp/.s.PGSQL.5432")));
     assert_eq!((sock.reserve_pool_size, sock.max_db_connections, sock.server_lifetime), (Some(4), None, None));
     let abs = config.database("abs").unwrap();
-    assert_eq!(abs.host(), &Host::Unix("@pg".to_owned()));
+    assert_eq!(&abs.hosts[0], &Host::Unix("@pg".to_owned()));
     let parameters: Vec<_> = abs.startup_parameters().collect();
     assert_eq!(parameters, [("client_encoding", "UTF8"), ("timezone", "Europe/Berlin"), ("application_name", "a")]);
     assert_eq!(config.database("other"), None);
@@ -245,10 +243,10 @@ fn databases_are_read() {
 #[test]
 fn the_fallback_entry_serves_other_names() {
     let config = config("[databases]\na = host=one\n* = host=two\n");
-    assert_eq!(config.database("a").unwrap().host().to_string(), "one");
+    assert_eq!(config.database("a").unwrap().host_list(), "one");
     let other = config.database("other").unwrap();
     assert_eq!((other.name.as_str(), other.server_dbname(), other.auto), ("other", "other", true));
-    assert_eq!(other.host().to_string(), "two");
+    assert_eq!(other.host_list(), "two");
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl KernelServer {
         self.slot.lend(self.params.of(&self.path, server.parameters()));
         self.tell_statements(server);
         let transaction = (server.hand_over().byte(), xact_start);
-        self.slot.push(client.slot(), transaction, &requests.kinds, requests.enders);
+        self.slot.push(client.slot(), transaction, &requests.kinds, requests.enders, requests.named);
         Arc::clone(self.slot.gate())
     }
 

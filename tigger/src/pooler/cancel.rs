@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tigger_proto::cancel::CancelKey;
+use tigger_proto::pool::ServerId;
 use tigger_proto::wire::startup;
 
 use super::Pooler;
@@ -30,7 +31,7 @@ pub async fn cancel(pooler: &Arc<Pooler>, key: &[u8]) {
         return;
     };
     let limit = pooler.config().settings.cancel_wait_timeout.unwrap_or(CANCEL_TIME_MAX);
-    match tokio::time::timeout(limit, send(&pool, &server_key)).await {
+    match tokio::time::timeout(limit, send(&pool, server, &server_key)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!("could not send cancel request: {error}"),
         Err(_) => tracing::warn!("could not send cancel request: cancel_wait_timeout"),
@@ -39,10 +40,11 @@ pub async fn cancel(pooler: &Arc<Pooler>, key: &[u8]) {
 }
 
 /// Sends the key and waits until the server has closed the connection: then the signal was sent to the backend.
-async fn send(pool: &Pool, key: &[u8]) -> std::io::Result<()> {
+async fn send(pool: &Pool, server: ServerId, key: &[u8]) -> std::io::Result<()> {
     let config = pool.config();
-    let (host, port) = (config.database.host(), config.database.port);
-    let (connected, _) = connect::connect(host, port, &config.tcp, |_, _| None::<()>).await?;
+    let gone = || std::io::Error::from(std::io::ErrorKind::NotConnected);
+    let (host, port) = pool.server_info(server).ok_or_else(gone)?.place(config.database.port);
+    let (connected, _) = connect::connect(&host, port, &config.tcp, |_, _| None::<()>).await?;
     let mut stream = connected.stream;
     let mut message = Vec::new();
     startup::cancel_request(&mut message, key);

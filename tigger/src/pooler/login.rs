@@ -15,6 +15,7 @@ use tigger_proto::wire::startup;
 use super::idle_watch::IdleWatch;
 use super::pool::{Pool, PoolConfig};
 use super::server_conn::{ServerConn, ServerInfo};
+use crate::config::Host;
 use crate::kernel_path::KernelServer;
 use crate::net::connect::{self, Connected};
 use crate::process::{self, unix_micros};
@@ -22,7 +23,8 @@ use crate::process::{self, unix_micros};
 /// Connects and logs in the server `id` of `pool`, and tells the pool how it went.
 pub(super) async fn connect(pool: &Arc<Pool>, id: ServerId) {
     let config = pool.config();
-    let attempt = open(pool, &config, id);
+    let host = pool.choose_host(&config.database);
+    let attempt = open(pool, &config, &host, id);
     let result = match config.connect_timeout {
         Some(limit) => tokio::time::timeout(limit, attempt).await.unwrap_or(Err(Error::ConnectTimeout)),
         None => attempt.await,
@@ -35,15 +37,15 @@ pub(super) async fn connect(pool: &Arc<Pool>, id: ServerId) {
                 pool.enter_server(id, Arc::clone(&server.info));
                 pool.run(|core| core.handle_connected(now, id, server, key));
             }
-            Err(error) => fail(pool, id, &error),
+            Err(error) => fail(pool, &host, id, &error),
         },
-        Err(error) => fail(pool, id, &error),
+        Err(error) => fail(pool, &host, id, &error),
     }
 }
 
-fn fail(pool: &Arc<Pool>, id: ServerId, error: &Error) {
+fn fail(pool: &Arc<Pool>, host: &Host, id: ServerId, error: &Error) {
     let (database, user) = (&pool.database, &pool.user);
-    let host = pool.config().database.host().clone();
+    pool.leave_host();
     match error.level() {
         Level::Warning => tracing::warn!("S: {database}/{user}@{host} login failed: {error}"),
         Level::Info => tracing::info!("S: {database}/{user}@{host} login failed: {error}"),
@@ -53,14 +55,14 @@ fn fail(pool: &Arc<Pool>, id: ServerId, error: &Error) {
 
 type Opened = (Box<ServerConn>, Welcome, Box<[u8]>);
 
-async fn open(pool: &Arc<Pool>, config: &PoolConfig, id: ServerId) -> Result<Opened, Error> {
+async fn open(pool: &Arc<Pool>, config: &PoolConfig, host: &Host, id: ServerId) -> Result<Opened, Error> {
     let database = &config.database;
     let path = pool.kernel_path();
     let announce = |far, near| if pool.shared().is_some() { path.expect(Ends { far, near }) } else { None };
     let (Connected { mut stream, remote, local }, expected) =
-        connect::connect(database.host(), database.port, &config.tcp, announce).await.map_err(|error| {
+        connect::connect(host, database.port, &config.tcp, announce).await.map_err(|error| {
             let (name, user) = (&pool.database, &pool.user);
-            tracing::warn!("S: {name}/{user}@{}:{} connect failed: {error}", database.host(), database.port);
+            tracing::warn!("S: {name}/{user}@{host}:{} connect failed: {error}", database.port);
             Error::ConnectFailed
         })?;
     let serial = process::next_serial();
@@ -94,6 +96,7 @@ async fn open(pool: &Arc<Pool>, config: &PoolConfig, id: ServerId) -> Result<Ope
                 });
                 let info = Arc::new(ServerInfo {
                     serial,
+                    host: host.clone(),
                     remote,
                     local,
                     connected_at: unix_micros(),

@@ -1,6 +1,7 @@
 //! A pool with real servers: the sans-IO pool under a lock, and the one place that carries out its decisions.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use super::Pooler;
 use super::latency::{Histogram, Latencies};
 use super::server_conn::{ServerConn, ServerInfo};
 use super::stats::{Counters, Tally};
-use crate::config::{self, Database};
+use crate::config::{self, Database, Host, LoadBalanceHosts};
 use crate::kernel_path::{self, KernelPath, SharedPool};
 use crate::net::connect::TcpOptions;
 
@@ -55,6 +56,8 @@ pub struct Pool {
     welcome: Mutex<Option<Arc<Welcome>>>,
     servers: Mutex<HashMap<ServerId, Arc<ServerInfo>>>,
     secret: Mutex<ServerSecret>,
+    /// Counts up to the host, of several, that a new server is on.
+    host: AtomicUsize,
     /// Since when nothing used it.
     unused_since: Mutex<Option<Instant>>,
     pooler: Weak<Pooler>,
@@ -137,6 +140,7 @@ impl Pool {
             welcome: Mutex::default(),
             servers: Mutex::default(),
             secret: Mutex::new(secret),
+            host: AtomicUsize::new(0),
             unused_since: Mutex::default(),
             pooler: Arc::downgrade(pooler),
             runtime: pooler.runtime.clone(),
@@ -189,6 +193,22 @@ impl Pool {
                 core.reconnect(now, &Error::DatabaseConfigChanged);
             }
         });
+    }
+
+    /// The host for a new server.
+    pub(super) fn choose_host(&self, database: &Database) -> Host {
+        let turn = match database.load_balance_hosts {
+            LoadBalanceHosts::RoundRobin => self.host.fetch_add(1, Ordering::Relaxed),
+            LoadBalanceHosts::Disable => self.host.load(Ordering::Relaxed),
+        };
+        database.hosts[turn % database.hosts.len()].clone()
+    }
+
+    /// A connection to the host that was chosen last has failed: the next is on another, if there is one.
+    pub(super) fn leave_host(&self) {
+        if self.config.load().database.load_balance_hosts == LoadBalanceHosts::Disable {
+            self.host.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// With what servers are logged in to.

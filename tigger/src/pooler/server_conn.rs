@@ -14,6 +14,7 @@ use tigger_proto::wire::error_response::ErrorFields;
 use tigger_proto::wire::frontend;
 
 use super::idle_watch::IdleWatch;
+use crate::config::Host;
 use crate::kernel_path::{KernelServer, Resumed};
 use crate::net::address::Address;
 use crate::net::stream::Stream;
@@ -44,6 +45,8 @@ pub struct ServerConn {
 pub struct ServerInfo {
     /// Unique in this process.
     pub serial: u64,
+    /// Where it is, by the configuration.
+    pub host: Host,
     /// The server's end.
     pub remote: Address,
     /// Our end.
@@ -63,6 +66,14 @@ pub struct ServerInfo {
 }
 
 impl ServerInfo {
+    /// Where another connection to the same server goes: of a name with several addresses, to that one.
+    pub fn place(&self, port: u16) -> (Host, u16) {
+        match self.remote.socket_addr() {
+            Some(address) => (Host::Tcp(address.ip().to_string()), address.port()),
+            None => (self.host.clone(), port),
+        }
+    }
+
     /// What the kernel path does with it.
     pub fn kernel(&self) -> Option<Arc<ServerSlot>> {
         self.kernel.lock().expect("nobody panics with this lock").upgrade()

@@ -123,7 +123,8 @@ impl ClientConn {
         let limits = link.rules.limits;
         let requests = WholeRequests::read(&self.carry, limits).filter(|_| server.watch_linked())?;
         // Last of all: nobody else may see them under these names.
-        self.client.rename_whole(&mut self.carry, &mut server.server, limits).then_some(requests)
+        let names = self.client.rename_whole(&mut self.carry, &mut server.server, limits)?;
+        Some(WholeRequests { named: names > 0, ..requests })
     }
 
     /// The kernel path left bytes to the user path: gets the client back, and its server if it is linked.

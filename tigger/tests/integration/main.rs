@@ -13,6 +13,7 @@ mod differential;
 mod drivers;
 mod end;
 mod faults;
+mod hosts;
 mod kernel_path;
 mod limits;
 mod many_clients;
