@@ -36,6 +36,8 @@ settings! {
     auth_file: Option<PathBuf>,
     /// Time after which an unused automatic database is forgotten.
     autodb_idle_timeout: Duration,
+    /// Add the client's address to its `application_name`.
+    application_name_add_host: bool,
     /// How clients prove who they are.
     auth_type: AuthType,
     /// Longest wait of a cancel request for a connection; `None` = not limited.

@@ -124,8 +124,13 @@ impl Attempt<'_> {
     }
 
     fn check_startup(&self, parameters: &[(String, String)]) -> Result<Startup, Error> {
-        let config = self.pooler.config();
-        startup::check(parameters, &self.pooler.tracked, &config.settings.ignore_startup_parameters)
+        let settings = &self.pooler.config().settings;
+        let mut startup = startup::check(parameters, &self.pooler.tracked, &settings.ignore_startup_parameters)?;
+        if settings.application_name_add_host {
+            let pid = self.stream.peer_cred().and_then(|peer| peer.pid());
+            startup.add_host(&self.guard.info.remote.details(pid));
+        }
+        Ok(startup)
     }
 
     fn authenticate(&self, login: &mut Login, startup: &Startup) -> Result<Step, Error> {

@@ -127,9 +127,11 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "application_name_add_host",
-        Kind::Switch(None),
+        Kind::Switch(Some(|s| &mut s.application_name_add_host)),
         Some("0"),
-        "Add the client's address and port to `application_name` at login.",
+        "Add the client's address and port to `application_name` at login: `psql - 192.0.2.7:41234`. A client that gave no \
+         name is called `app`; of one that came through the unix socket the process and this host are added. What the \
+         client sets later stands as it is.",
     ),
     Setting::fixed(
         "disable_pqexec",
