@@ -36,6 +36,8 @@ pub struct Database {
     pub reserve_pool_size: Option<u32>,
     /// Most servers of all pools of this database.
     pub max_db_connections: Option<u32>,
+    /// Most clients of this database.
+    pub max_db_client_connections: Option<u32>,
     /// When a server goes back to its pool.
     pub pool_mode: Option<PoolMode>,
     /// Age at which an unused server is closed.
@@ -71,6 +73,7 @@ impl Database {
             min_pool_size: None,
             reserve_pool_size: None,
             max_db_connections: None,
+            max_db_client_connections: None,
             pool_mode: None,
             server_lifetime: None,
             query_wait_timeout: None,
@@ -278,7 +281,7 @@ pub(super) const KEYS: &[Key<Database>] = &[
     },
     Key {
         name: "max_db_client_connections",
-        kind: Kind::Limit(None),
+        kind: Kind::Limit(Some(|d| &mut d.max_db_client_connections)),
         doc: "Most clients of this database. 0 means that the setting applies.",
     },
     Key {

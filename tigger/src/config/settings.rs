@@ -76,10 +76,14 @@ settings! {
     max_prepared_statements: u32,
     /// Most servers of a database; `None` = not limited.
     max_db_connections: Option<u32>,
+    /// Most clients of a database; `None` = not limited.
+    max_db_client_connections: Option<u32>,
     /// Largest message in bytes.
     max_packet_size: u32,
     /// Most servers of a user; `None` = not limited.
     max_user_connections: Option<u32>,
+    /// Most clients of a user; `None` = not limited.
+    max_user_client_connections: Option<u32>,
     /// Servers of a pool kept open.
     min_pool_size: u32,
     /// File that holds the process id.

@@ -54,9 +54,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "max_db_client_connections",
-        Kind::Limit(None),
+        Kind::Limit(Some(|s| &mut s.max_db_client_connections)),
         Some("0"),
-        "Most clients of a database as clients name it, over all users.",
+        "Most clients of a database as clients name it, over all users. Who comes when it is full is refused.",
     ),
     Setting::new(
         "max_user_connections",
@@ -66,9 +66,10 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "max_user_client_connections",
-        Kind::Limit(None),
+        Kind::Limit(Some(|s| &mut s.max_user_client_connections)),
         Some("0"),
-        "Most clients of a user, over all databases.",
+        "Most clients of a user, over all databases. The user is the one the client logs in as. The admin console is open to \
+         more.",
     ),
     Setting::new(
         "server_round_robin",
