@@ -138,9 +138,9 @@ fn what_is_not_built_is_a_warning() {
     );
     check("conffile = x", &["t.ini:2: setting \"conffile\" is accepted but not built yet: ignored"]);
     check(
-        "[databases]\na = host=x,y connect_query='select 1'",
+        "[databases]\na = host=x,y load_balance_hosts='disable'",
         &[
-            "t.ini:3: setting \"connect_query\" is accepted but not built yet: ignored",
+            "t.ini:3: setting \"load_balance_hosts\" is accepted but not built yet: ignored",
             "t.ini:3: several hosts are accepted but not built yet: only the first is used",
         ],
     );
