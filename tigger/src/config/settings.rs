@@ -98,6 +98,10 @@ settings! {
     reserve_pool_timeout: Option<Duration>,
     /// Iterations of SCRAM secrets made here.
     scram_iterations: u32,
+    /// Idle time up to which a server is used again unchecked; zero = checked at each use.
+    server_check_delay: Duration,
+    /// SQL that shows whether an idle server is alive; `None` = nothing is checked.
+    server_check_query: Option<String>,
     /// Longest time to connect and log in to a server; `None` = not limited.
     server_connect_timeout: Option<Duration>,
     /// Time after which an idle server is closed; `None` = never.

@@ -93,16 +93,18 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "server_check_query",
-        Kind::Text(None),
+        Kind::Text(Some(|s| &mut s.server_check_query)),
         Some("<empty>"),
         "SQL that shows whether an idle server is alive; `<empty>` sends an empty query, and an empty value checks \
-         nothing.",
+         nothing. A server that fails, or does not answer within `server_connect_timeout`, is closed.",
     ),
     Setting::new(
         "server_check_delay",
-        Kind::Seconds(None),
+        Kind::Seconds(Some(|s| &mut s.server_check_delay)),
         Some("30"),
-        "Idle time up to which a server is used again without `server_check_query`; 0 checks each time.",
+        "Idle time up to which a server is used again without `server_check_query`. A server that is idle for longer is \
+         checked as soon as that, and not only when a client needs it, as PgBouncer does. 0 checks each time a client gets \
+         a server, which keeps the kernel path away.",
     ),
     Setting::new(
         "server_fast_close",
