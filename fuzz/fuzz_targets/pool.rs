@@ -411,6 +411,7 @@ fn limits(arg: u8) -> PoolLimits {
         server_lifetime: seconds(if arg & 0x40 == 0 { 30 } else { 0 }),
         server_idle_timeout: (arg & 0x80 == 0).then(|| seconds(10)),
         server_check_delay: (arg & 0x40 == 0).then(|| seconds(4)),
+        server_round_robin: arg & 0x20 != 0,
         server_login_retry: seconds(3),
         query_wait_timeout: None,
     }

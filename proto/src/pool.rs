@@ -221,7 +221,7 @@ impl<S, W> Pool<S, W> {
             return Claim::Failed(error);
         }
         if self.waiting.is_empty()
-            && let Some(slot) = self.idle.claim()
+            && let Some(slot) = self.claim_idle()
         {
             let (id, server) = self.link(slot, client);
             return Claim::Linked(id, server);
@@ -385,6 +385,20 @@ impl<S, W> Pool<S, W> {
         slot.entry.as_mut()
     }
 
+    /// Takes a server out of the idle set: that in the lowest slot, or the one that is idle longest.
+    fn claim_idle(&self) -> Option<usize> {
+        if !self.limits.server_round_robin {
+            return self.idle.claim();
+        }
+        loop {
+            let (slot, _) = self.idle_servers().min_by_key(|(_, since)| *since)?;
+            // Else the kernel path took it in between.
+            if self.idle.withdraw(slot) {
+                return Some(slot);
+            }
+        }
+    }
+
     /// Links the server in a slot just claimed from the idle set.
     fn link(&mut self, index: usize, client: ClientId) -> (ServerId, S) {
         let slot = &mut self.slots[index];
@@ -420,7 +434,7 @@ impl<S, W> Pool<S, W> {
     /// After a pause there may be both idle servers and waiting clients.
     fn serve_waiting(&mut self, now: Instant) {
         while self.waiting.iter().any(|waiting| waiting.purpose == Purpose::Server) {
-            let Some(slot) = self.idle.claim() else { return };
+            let Some(slot) = self.claim_idle() else { return };
             let (id, server) = self.link(slot, NOBODY);
             self.make_idle(now, id, server);
         }

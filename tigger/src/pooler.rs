@@ -512,6 +512,7 @@ fn pool_config(config: &Config, line: Arc<Database>, user: &str) -> PoolConfig {
             server_lifetime: pool.server_lifetime,
             server_idle_timeout: settings.server_idle_timeout,
             server_check_delay: Check::new(settings).map(|check| check.delay).filter(|delay| !delay.is_zero()),
+            server_round_robin: settings.server_round_robin,
             server_login_retry: settings.server_login_retry,
             query_wait_timeout: pool.query_wait_timeout,
         },

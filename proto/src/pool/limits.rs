@@ -19,6 +19,8 @@ pub struct PoolLimits {
     pub server_idle_timeout: Option<Duration>,
     /// Time without a sign of life after which an idle server is checked; `None`: never, or by the driver at each use.
     pub server_check_delay: Option<Duration>,
+    /// Clients get the server that is idle longest instead of that in the lowest slot. The kernel path keeps to the slots.
+    pub server_round_robin: bool,
     /// Pause between a failed login and the next.
     pub server_login_retry: Duration,
     /// Longest wait for a server; `None`: for ever.

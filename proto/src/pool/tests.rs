@@ -16,6 +16,7 @@ const LIMITS: PoolLimits = PoolLimits {
     server_lifetime: Duration::from_secs(3600),
     server_idle_timeout: None,
     server_check_delay: None,
+    server_round_robin: false,
     server_login_retry: Duration::from_secs(15),
     query_wait_timeout: None,
 };
@@ -643,6 +644,31 @@ fn a_server_that_fails_its_check_makes_room() {
 }
 
 #[test]
+fn round_robin() {
+    let mut bench = Bench::filled(PoolLimits { pool_size: 3, server_round_robin: true, ..LIMITS }, 3);
+    let use_one = |bench: &mut Bench| {
+        bench.pass(1);
+        let server = bench.claim(0).unwrap();
+        bench.release(server);
+        server
+    };
+    // All have been idle since the same moment; from then on it goes round.
+    let first: Vec<u32> = (0..3).map(|_| use_one(&mut bench)).collect();
+    let again: Vec<u32> = (0..3).map(|_| use_one(&mut bench)).collect();
+    assert_eq!((&first[..], &again), (&[0, 1, 2][..], &first));
+    // Two at once, released the other way round.
+    assert_eq!((bench.claim(0), bench.claim(1)), (Some(0), Some(1)));
+    bench.pass(1);
+    bench.release(1);
+    bench.pass(1);
+    bench.release(0);
+    assert_eq!([0, 1, 2].map(|_| use_one(&mut bench)), [2, 1, 0]);
+    let limits = PoolLimits { server_round_robin: false, ..bench.pool.limits };
+    bench.pool.set_limits(bench.now, limits);
+    assert_eq!([0, 1].map(|_| use_one(&mut bench)), [0, 0]);
+}
+
+#[test]
 fn session_pooling_tests_servers() {
     let mut bench = Bench::filled(LIMITS, 1);
     bench.claim(0);
@@ -846,6 +872,7 @@ proptest! {
             server_lifetime: Duration::from_secs(30),
             server_idle_timeout: Some(Duration::from_secs(10)),
             server_check_delay: Some(Duration::from_secs(3)),
+            server_round_robin: false,
             server_login_retry: Duration::from_secs(1),
             query_wait_timeout: None,
         };

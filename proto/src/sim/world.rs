@@ -243,6 +243,7 @@ impl World {
             },
             server_idle_timeout: random.chance(50).then_some(idle),
             server_check_delay: random.chance(50).then_some(check),
+            server_round_robin: random.chance(30),
             server_login_retry,
             query_wait_timeout: None,
         }

@@ -114,6 +114,8 @@ settings! {
     server_reset_query: Option<String>,
     /// Run `server_reset_query` in all pool modes.
     server_reset_query_always: bool,
+    /// Use the server that was idle longest.
+    server_round_robin: bool,
     /// Period of averages and of logged statistics.
     stats_period: Duration,
     /// Users who may run `SHOW` at the admin console.

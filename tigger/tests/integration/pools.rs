@@ -253,6 +253,25 @@ fn a_pool_of_the_fallback_line_is_kept_for_a_while() {
     assert!(Wire::try_login(&proxy, &login).unwrap_err().text.ends_with("(server_login_retry)"));
 }
 
+#[test]
+fn server_round_robin() {
+    let Some(postgres) = postgres() else { return };
+    let options = options(postgres).pool_size(3).setting("kernel_path", "off");
+    let proxy = proxy(&options.clone().setting("server_round_robin", "1"));
+    let mut clients: Vec<Wire> = (0..3).map(|_| Wire::new(&proxy)).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(client.query("begin").status, b'T'));
+    clients.iter_mut().for_each(|client| assert_eq!(client.query("commit").status, b'I'));
+    // One client, which is served anew only when its last server is back.
+    let mut pids = || -> Vec<String> { (0..3).map(|_| clients[0].value("select pg_backend_pid()")).collect() };
+    let (first, second) = (pids(), pids());
+    assert_eq!(first, second);
+    assert!(first[0] != first[1] && first[1] != first[2] && first[2] != first[0], "{first:?}");
+    proxy.rewrite(&options).unwrap();
+    Console::new(&proxy).table("RELOAD");
+    let all = pids();
+    assert!(all.iter().all(|pid| *pid == all[0]), "{all:?}");
+}
+
 /// The options of the tests of `connect_query`: one database, whose line ends with it.
 fn connecting(postgres: &Postgres, sql: &str) -> ProxyOptions {
     let (host, port) = (postgres.host(), postgres.port());

@@ -196,6 +196,7 @@ impl Model {
             server_lifetime: Duration::from_secs(30),
             server_idle_timeout: Some(Duration::from_secs(10)),
             server_check_delay: Some(Duration::from_secs(3)),
+            server_round_robin: true,
             server_login_retry: Duration::from_secs(1),
             query_wait_timeout: None,
         };

@@ -73,9 +73,10 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "server_round_robin",
-        Kind::Switch(None),
+        Kind::Switch(Some(|s| &mut s.server_round_robin)),
         Some("0"),
-        "Use the server that was idle longest, instead of the one released last.",
+        "Use the server that was idle longest, instead of few servers as often as possible, so that all are used alike. The \
+         kernel path keeps using few of them.",
     ),
     Setting::new(
         "server_reset_query",
