@@ -120,6 +120,8 @@ settings! {
     stats_period: Duration,
     /// Users who may run `SHOW` at the admin console.
     stats_users: Vec<String>,
+    /// Accept connections only once their first bytes have come.
+    tcp_defer_accept: bool,
     /// Turn on TCP keepalive.
     tcp_keepalive: bool,
     /// Lost probes after which a connection is dead; `None` = the system's.
@@ -128,6 +130,10 @@ settings! {
     tcp_keepidle: Option<Duration>,
     /// Time between probes; `None` = the system's.
     tcp_keepintvl: Option<Duration>,
+    /// Bytes of the kernel's buffers of each socket; 0 = the system's.
+    tcp_socket_buffer: u32,
+    /// Milliseconds that sent data may stay unacknowledged; 0 = the system's.
+    tcp_user_timeout: u32,
     /// Parameters kept for each client besides the usual ones.
     track_extra_parameters: Vec<String>,
     /// Directory of the unix socket; with `@` in front abstract; `None` = no unix socket.

@@ -79,6 +79,28 @@ fn a_client_that_says_nothing_is_disconnected() {
 }
 
 #[test]
+fn a_client_that_says_nothing_is_accepted_late() {
+    let Some(postgres) = postgres() else { return };
+    let options = options(postgres).setting("client_login_timeout", "1");
+    // The timeout begins when it is accepted, which tcp_defer_accept puts off by a second.
+    let check = |proxy: &tigger_testkit::Proxy, least: Duration| {
+        let connected = Instant::now();
+        assert_eq!(Wire::connect(proxy).last_words(), Refusal::fatal("client_login_timeout"));
+        assert!(connected.elapsed() > least, "{:?}", connected.elapsed());
+    };
+    let at_once = Duration::from_millis(900);
+    check(&proxy(&options.clone().setting("tcp_defer_accept", "0")), at_once);
+    let late = proxy(&options);
+    check(&late, Duration::from_millis(1900));
+    // Who speaks is let in, with each setting.
+    assert_eq!(Wire::new(&late).value("select 1"), "1");
+    late.rewrite(&options.setting("tcp_defer_accept", "0")).unwrap();
+    Console::new(&late).table("RELOAD");
+    assert_eq!(Wire::new(&late).value("select 1"), "1");
+    check(&late, at_once);
+}
+
+#[test]
 fn a_server_that_does_not_answer() {
     let Some(postgres) = postgres() else { return };
     // It accepts connections, or rather the kernel does, and says nothing.
