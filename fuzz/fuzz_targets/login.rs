@@ -130,7 +130,8 @@ fn log_in_to_server(mode: u8, input: Chunked<'_>) -> (Fed<Error>, Vec<ServerStep
         _ => Some(Secret::Scram(SCRAM.clone())),
     };
     let client_key = (mode % 5 == 4).then(|| *CLIENT_KEY);
-    let mut login = ServerLogin::new("u", ServerSecret { secret, client_key }, NONCE);
+    let login = ServerLogin::new("u", ServerSecret { secret, client_key }, NONCE);
+    let mut login = login.querying((mode >= 128).then(|| "select 1".to_owned()));
     let mut steps = Vec::new();
     let fed = input.feed(|buf| {
         let mut used = 0;

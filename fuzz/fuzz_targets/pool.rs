@@ -337,6 +337,10 @@ impl Side {
             Action::Close(id, _server, _reason) => {
                 assert!(matches!(self.places.remove(&id), Some(Place::InPool)), "closed what was not in the pool");
             }
+            Action::Check(id, server) => {
+                let place = self.places.insert(id, Place::Tested(server));
+                assert!(matches!(place, Some(Place::InPool)), "checks what was not in the pool");
+            }
             Action::Grant(client, grant) => self.granted(client, grant),
             Action::Evict(scope) => return Some(scope),
         }
@@ -406,6 +410,8 @@ fn limits(arg: u8) -> PoolLimits {
         reserve_pool_timeout: (arg & 0x20 == 0).then(|| seconds(5)),
         server_lifetime: seconds(if arg & 0x40 == 0 { 30 } else { 0 }),
         server_idle_timeout: (arg & 0x80 == 0).then(|| seconds(10)),
+        server_check_delay: (arg & 0x40 == 0).then(|| seconds(4)),
+        server_round_robin: arg & 0x20 != 0,
         server_login_retry: seconds(3),
         query_wait_timeout: None,
     }

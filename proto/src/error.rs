@@ -57,6 +57,8 @@ pub enum Error {
     PreparedBehindCopy,
     // Limits and timeouts.
     TooManyClients,
+    TooManyDatabaseClients,
+    TooManyUserClients,
     ClientLoginTimeout,
     ClientLoginTimeoutServerDown,
     QueryWaitTimeout,
@@ -192,6 +194,12 @@ impl Error {
             Self::DatabaseDisabled(_) => ("database is disabled", Info, "no_such_database"),
             Self::NotAllowed => ("not allowed", Info, "authentication"),
             Self::TooManyClients => ("no more connections allowed (max_client_conn)", Warning, "max_client_conn"),
+            Self::TooManyDatabaseClients => {
+                ("client connections exceeded (max_db_client_connections)", Warning, "max_db_client_connections")
+            }
+            Self::TooManyUserClients => {
+                ("client connections exceeded (max_user_client_connections)", Warning, "max_user_client_connections")
+            }
             Self::ClientLoginTimeout => ("client_login_timeout", Info, "client_login_timeout"),
             Self::ClientLoginTimeoutServerDown => ("client_login_timeout (server down)", Info, "client_login_timeout"),
             Self::QueryTimeout => ("query timeout", Warning, "query_timeout"),

@@ -10,10 +10,13 @@
 //!             \                   |  \                     |  \--begin_test--> Tested --------/
 //!   handle_connect_failed         |   idle timeout, lifetime,  \--release with a cancel in flight--> BeingCanceled
 //!              \--> (free)        \-> reconnect, pause, evict --> (free)              end_cancel --> Idle
+//!                                \--take_idle, server_check_delay--> Tested --handle_release--> Idle
 //! ```
 
 mod administration;
+mod cancel;
 pub mod idle;
+mod limits;
 pub mod quota;
 pub mod shared;
 mod upkeep;
@@ -22,10 +25,11 @@ pub mod waiting;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::error::Error;
 use idle::IdleSet;
+pub use limits::PoolLimits;
 use quota::{Quota, Scope};
 use shared::Shared;
 pub use view::{ServerState, ServerView};
@@ -52,27 +56,6 @@ impl std::fmt::Display for PoolMode {
             Self::Statement => "statement",
         })
     }
-}
-
-/// Limits and times of a pool, under PgBouncer's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PoolLimits {
-    /// Servers in ordinary times.
-    pub pool_size: u32,
-    /// Servers kept open even if nobody asks.
-    pub min_pool_size: u32,
-    /// Servers beyond `pool_size` for clients that waited `reserve_pool_timeout`.
-    pub reserve_pool_size: u32,
-    /// See `reserve_pool_size`; `None`: the reserve is not used.
-    pub reserve_pool_timeout: Option<Duration>,
-    /// Age at which a server nobody uses is closed; zero: after one use.
-    pub server_lifetime: Duration,
-    /// Idle time after which a server is closed; `None`: never.
-    pub server_idle_timeout: Option<Duration>,
-    /// Pause between a failed login and the next.
-    pub server_login_retry: Duration,
-    /// Longest wait for a server; `None`: for ever.
-    pub query_wait_timeout: Option<Duration>,
 }
 
 /// Names a client, unique in the process.
@@ -117,6 +100,9 @@ pub enum Action<S, W> {
     Connect(ServerId),
     /// Close this server; the pool has forgotten it.
     Close(ServerId, S, Error),
+    /// Run the check query on this server, which was idle for long, then call [`Pool::handle_release`] or
+    /// [`Pool::handle_closed`].
+    Check(ServerId, S),
     /// Tell this waiting client.
     Grant(W, Grant<S>),
     /// A new connection needs room: close the longest idle server of another pool of this database or user, then call
@@ -127,10 +113,23 @@ pub enum Action<S, W> {
 #[derive(Debug)]
 enum State<S> {
     Login,
-    Idle { server: S, since: Instant },
-    Active { client: ClientId, cancelable: bool },
-    Tested,
-    BeingCanceled { server: S },
+    /// It was last heard of at `seen`, which is later than `since` if it has been checked.
+    Idle {
+        server: S,
+        since: Instant,
+        seen: Instant,
+    },
+    Active {
+        client: ClientId,
+        cancelable: bool,
+    },
+    /// Since when it was idle, if nobody has used it before the test.
+    Tested {
+        idle_since: Option<Instant>,
+    },
+    BeingCanceled {
+        server: S,
+    },
 }
 
 #[derive(Debug)]
@@ -140,6 +139,13 @@ struct Entry<S> {
     close_needed: bool,
     cancels: u32,
     key: Box<[u8]>,
+}
+
+impl<S> Entry<S> {
+    /// True when it is with a client or in a test.
+    fn is_out(&self) -> bool {
+        matches!(self.state, State::Active { .. } | State::Tested { .. })
+    }
 }
 
 #[derive(Debug)]
@@ -215,7 +221,7 @@ impl<S, W> Pool<S, W> {
             return Claim::Failed(error);
         }
         if self.waiting.is_empty()
-            && let Some(slot) = self.idle.claim()
+            && let Some(slot) = self.claim_idle()
         {
             let (id, server) = self.link(slot, client);
             return Claim::Linked(id, server);
@@ -261,14 +267,14 @@ impl<S, W> Pool<S, W> {
 
     /// A server comes back from its client, or from its test, in the idle state (invariant 3).
     pub fn handle_release(&mut self, now: Instant, id: ServerId, server: S) {
-        let lifetime_over = self.is_lifetime_over(now, id);
+        let lifetime_over = self.is_lifetime_over(now, id) && !self.is_unused(id);
         let surplus = self.has_surplus();
         let paused = self.paused;
         let Some(entry) = self.entry_mut(id) else {
             debug_assert!(false, "{id:?} released twice");
             return;
         };
-        debug_assert!(matches!(entry.state, State::Active { .. } | State::Tested), "{id:?} was not out");
+        debug_assert!(entry.is_out(), "{id:?} was not out");
         let reason = match () {
             () if entry.close_needed => Error::CloseNeeded,
             () if paused => Error::PauseMode,
@@ -289,7 +295,7 @@ impl<S, W> Pool<S, W> {
 
     /// The driver closed a server that was with a client or in its test.
     pub fn handle_closed(&mut self, now: Instant, id: ServerId) {
-        let was_out = self.forget(id).is_some_and(|e| matches!(e.state, State::Active { .. } | State::Tested));
+        let was_out = self.forget(id).is_some_and(|entry| entry.is_out());
         debug_assert!(was_out, "{id:?} was not out");
         self.check_launch(now);
     }
@@ -297,7 +303,7 @@ impl<S, W> Pool<S, W> {
     /// The client left; the driver runs the reset query before it releases the server.
     pub fn begin_test(&mut self, id: ServerId) {
         if let Some(entry) = self.entry_mut(id) {
-            entry.state = State::Tested;
+            entry.state = State::Tested { idle_since: None };
         }
     }
 
@@ -305,45 +311,6 @@ impl<S, W> Pool<S, W> {
     pub fn set_cancelable(&mut self, id: ServerId, value: bool) {
         if let Some(Entry { state: State::Active { cancelable, .. }, .. }) = self.entry_mut(id) {
             *cancelable = value;
-        }
-    }
-
-    // Cancel requests.
-
-    /// A cancel request for `client`: the server it is linked to and that server's key. The server is not given to
-    /// another client before [`Self::end_cancel`], so that a late cancel hits nobody else's query.
-    pub fn begin_cancel(&mut self, client: ClientId) -> Option<(ServerId, Box<[u8]>)> {
-        let shared = self.shared.as_ref();
-        self.slots.iter_mut().enumerate().find_map(|(index, slot)| {
-            let entry = slot.entry.as_mut()?;
-            let is_linked = match entry.state {
-                State::Active { client: linked, cancelable } => cancelable && linked == client,
-                State::Idle { .. } => shared.is_some_and(|shared| shared.begin_hold(index, client)),
-                _ => false,
-            };
-            is_linked.then(|| {
-                entry.cancels += 1;
-                (ServerId { slot: index as u32, generation: slot.generation }, entry.key.clone())
-            })
-        })
-    }
-
-    /// The cancel request was delivered or failed.
-    pub fn end_cancel(&mut self, now: Instant, id: ServerId) {
-        let Some(entry) = self.entry_mut(id) else { return };
-        entry.cancels -= 1;
-        if entry.cancels > 0 {
-            return;
-        }
-        if let Some(shared) = &self.shared {
-            shared.end_hold(id.slot as usize);
-        }
-        let Some(entry) = self.entry_mut(id) else { return };
-        if matches!(entry.state, State::BeingCanceled { .. }) {
-            // Tested stands for "out" while the server passes through the checks of a release.
-            if let State::BeingCanceled { server } = std::mem::replace(&mut entry.state, State::Tested) {
-                self.handle_release(now, id, server);
-            }
         }
     }
 
@@ -358,7 +325,7 @@ impl<S, W> Pool<S, W> {
         };
         entry.connected_at = now;
         entry.key = key;
-        entry.state = State::Tested;
+        entry.state = State::Tested { idle_since: None };
         let close_needed = entry.close_needed;
         self.welcome = true;
         while let Some(waiting) = self.pop_waiting(Purpose::Login) {
@@ -390,11 +357,12 @@ impl<S, W> Pool<S, W> {
     pub fn take_idle(&mut self, id: ServerId) -> Option<S> {
         self.entry_mut(id)?;
         let slot = id.slot as usize;
+        let idle_since = self.idle_since_in(slot);
         if !self.idle.withdraw(slot) {
             return None;
         }
         let entry = self.slots[slot].entry.as_mut()?;
-        match std::mem::replace(&mut entry.state, State::Tested) {
+        match std::mem::replace(&mut entry.state, State::Tested { idle_since }) {
             State::Idle { server, .. } => Some(server),
             other => {
                 entry.state = other;
@@ -415,6 +383,20 @@ impl<S, W> Pool<S, W> {
     fn entry_mut(&mut self, id: ServerId) -> Option<&mut Entry<S>> {
         let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.generation == id.generation)?;
         slot.entry.as_mut()
+    }
+
+    /// Takes a server out of the idle set: that in the lowest slot, or the one that is idle longest.
+    fn claim_idle(&self) -> Option<usize> {
+        if !self.limits.server_round_robin {
+            return self.idle.claim();
+        }
+        loop {
+            let (slot, _) = self.idle_servers().min_by_key(|(_, since)| *since)?;
+            // Else the kernel path took it in between.
+            if self.idle.withdraw(slot) {
+                return Some(slot);
+            }
+        }
     }
 
     /// Links the server in a slot just claimed from the idle set.
@@ -439,7 +421,11 @@ impl<S, W> Pool<S, W> {
                 self.actions.push_back(Action::Grant(waiting.waiter, Grant::Server(id, server)));
             }
             None => {
-                entry.state = State::Idle { server, since: now };
+                let since = match entry.state {
+                    State::Tested { idle_since: Some(since) } => since,
+                    _ => now,
+                };
+                entry.state = State::Idle { server, since, seen: now };
                 self.idle.release(id.slot as usize);
             }
         }
@@ -448,7 +434,7 @@ impl<S, W> Pool<S, W> {
     /// After a pause there may be both idle servers and waiting clients.
     fn serve_waiting(&mut self, now: Instant) {
         while self.waiting.iter().any(|waiting| waiting.purpose == Purpose::Server) {
-            let Some(slot) = self.idle.claim() else { return };
+            let Some(slot) = self.claim_idle() else { return };
             let (id, server) = self.link(slot, NOBODY);
             self.make_idle(now, id, server);
         }
@@ -487,12 +473,20 @@ fn idle_since<S>(entry: &Entry<S>) -> Option<Instant> {
     }
 }
 
+/// When an idle server was last released or checked on the user path.
+fn last_seen<S>(entry: &Entry<S>) -> Option<Instant> {
+    match entry.state {
+        State::Idle { seen, .. } => Some(seen),
+        _ => None,
+    }
+}
+
 fn state_name<S>(state: &State<S>) -> &'static str {
     match state {
         State::Login => "login",
         State::Idle { .. } => "idle",
         State::Active { .. } => "active",
-        State::Tested => "tested",
+        State::Tested { .. } => "tested",
         State::BeingCanceled { .. } => "being_canceled",
     }
 }

@@ -132,6 +132,17 @@ impl Config {
         }
     }
 
+    /// Most clients of a database; `None` = not limited.
+    pub fn db_client_limit(&self, database: &Database) -> Option<u32> {
+        database.max_db_client_connections.or(self.settings.max_db_client_connections)
+    }
+
+    /// Most clients of a user, over all databases; `None` = not limited.
+    pub fn user_client_limit(&self, user: &str) -> Option<u32> {
+        let own = self.users.get(user).and_then(|user| user.max_user_client_connections);
+        own.or(self.settings.max_user_client_connections)
+    }
+
     /// Rows of `SHOW CONFIG`, by name.
     pub fn rows(&self) -> impl Iterator<Item = ConfigRow> {
         let mut settings: Vec<&'static Setting> = settings::all().collect();

@@ -8,6 +8,7 @@ mod login;
 pub mod pool;
 pub mod server_conn;
 pub mod stats;
+mod tested;
 mod timeouts;
 pub mod users;
 
@@ -33,6 +34,7 @@ use crate::net::connect::TcpOptions;
 use clients::{ClientInfo, Clients};
 use pool::{LinkRules, Pool, PoolConfig, PoolName};
 use stats::{Periods, Tally};
+use tested::Check;
 use users::Users;
 
 /// How far the process is on its way out.
@@ -511,10 +513,13 @@ fn pool_config(config: &Config, line: Arc<Database>, user: &str) -> PoolConfig {
             reserve_pool_timeout: pool.reserve_pool_timeout,
             server_lifetime: pool.server_lifetime,
             server_idle_timeout: settings.server_idle_timeout,
+            server_check_delay: Check::new(settings).map(|check| check.delay).filter(|delay| !delay.is_zero()),
+            server_round_robin: settings.server_round_robin,
             server_login_retry: settings.server_login_retry,
             query_wait_timeout: pool.query_wait_timeout,
         },
         reset_query: settings.server_reset_query.clone().filter(|_| resets),
+        check: Check::new(settings),
         connect_timeout: settings.server_connect_timeout,
         kernel_path: pool.kernel_path,
         kernel_path_reply_limit: pool.kernel_path_reply_limit,

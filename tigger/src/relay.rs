@@ -24,7 +24,9 @@ pub async fn accept(pooler: Arc<Pooler>, mut listener: Listener) {
     let closing = pooler.closing();
     tokio::pin!(closing);
     loop {
-        let options = TcpOptions::new(&pooler.config().settings);
+        let settings = &pooler.config().settings;
+        let options = TcpOptions::new(settings);
+        listener.defer_accept(settings.tcp_defer_accept);
         let accepted = tokio::select! {
             accepted = listener.accept(&options) => accepted,
             () = &mut closing => return,

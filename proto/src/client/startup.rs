@@ -2,7 +2,7 @@
 //! ignored is refused, because the servers of a pool are shared.
 
 use crate::error::Error;
-use crate::parameters::{ParameterSet, Tracked};
+use crate::parameters::{APPLICATION_NAME, ParameterSet, Tracked};
 
 /// Longest user and database names, in bytes (PgBouncer's MAX_USERNAME and MAX_DBNAME; PostgreSQL cuts at 63).
 const NAME_LEN_MAX: usize = 127;
@@ -16,6 +16,15 @@ pub struct Startup {
     pub database: String,
     /// Values for tracked parameters.
     pub parameters: ParameterSet,
+}
+
+impl Startup {
+    /// Adds the client's address to its `application_name` (PgBouncer's `application_name_add_host`).
+    pub fn add_host(&mut self, address: &str) {
+        let name = self.parameters.value(APPLICATION_NAME).unwrap_or("app");
+        let name = format!("{name} - {address}");
+        self.parameters.set(APPLICATION_NAME, &name);
+    }
 }
 
 /// Checks the parameters of a StartupMessage.
@@ -112,6 +121,20 @@ mod tests {
         assert_eq!(startup(&[("user", "")]), Err(Error::NoUserName));
         assert_eq!(startup(&[("user", &"u".repeat(128))]), Err(Error::UserNameTooLong));
         assert_eq!(startup(&[("user", "u"), ("database", &"d".repeat(128))]), Err(Error::DatabaseNameTooLong));
+    }
+
+    #[test]
+    fn hosts() {
+        let check = |name: Option<&str>, expected: &str| {
+            let pairs: Vec<_> =
+                [("user", "u")].into_iter().chain(name.map(|name| ("application_name", name))).collect();
+            let mut startup = startup(&pairs).unwrap();
+            startup.add_host("192.0.2.7:5");
+            assert_eq!(startup.parameters.value(APPLICATION_NAME), Some(expected));
+        };
+        check(None, "app - 192.0.2.7:5");
+        check(Some("psql"), "psql - 192.0.2.7:5");
+        check(Some(""), " - 192.0.2.7:5");
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl<S, W> Pool<S, W> {
     }
 
     /// Slots of the idle servers and since when they are.
-    fn idle_servers(&self) -> impl Iterator<Item = (usize, Instant)> {
+    pub(super) fn idle_servers(&self) -> impl Iterator<Item = (usize, Instant)> {
         (0..self.slots.len()).filter_map(|slot| Some((slot, self.idle_since_in(slot)?)))
     }
 

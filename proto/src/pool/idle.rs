@@ -1,7 +1,7 @@
 //! The idle set: which server slots of a pool may be claimed.
 //!
 //! A bitmap of atomic words. The lowest slot is claimed first, so that a few servers stay busy and the rest grow old
-//! enough to be closed (last in, first out in effect). The words are atomic because the kernel path will claim from the
+//! enough to be closed (last in, first out in effect); `server_round_robin` withdraws a slot of its own choice instead. The words are atomic because the kernel path will claim from the
 //! same memory; the user path calls it under the pool's lock.
 
 use std::sync::Arc;

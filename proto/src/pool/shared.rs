@@ -81,7 +81,7 @@ impl<S, W> Pool<S, W> {
     pub fn hand_over(&mut self, now: Instant, id: ServerId, server: S) {
         if let Some(entry) = self.entry_mut(id) {
             debug_assert!(matches!(entry.state, State::Active { .. }), "{id:?} was not linked");
-            entry.state = State::Idle { server, since: now };
+            entry.state = State::Idle { server, since: now, seen: now };
         }
     }
 

@@ -1,6 +1,7 @@
 //! Tests of the pool: each rule by itself, then random operations against what must always hold.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -14,6 +15,8 @@ const LIMITS: PoolLimits = PoolLimits {
     reserve_pool_timeout: None,
     server_lifetime: Duration::from_secs(3600),
     server_idle_timeout: None,
+    server_check_delay: None,
+    server_round_robin: false,
     server_login_retry: Duration::from_secs(15),
     query_wait_timeout: None,
 };
@@ -23,6 +26,7 @@ const LIMITS: PoolLimits = PoolLimits {
 enum Did {
     Connect(u32),
     Close(u32, Error),
+    Check(u32),
     Server(u32, u32),
     Welcome(u32),
     Failed(u32, String),
@@ -117,6 +121,10 @@ impl Bench {
                     Did::Connect(id.slot)
                 }
                 Action::Close(_, server, error) => Did::Close(server, error),
+                Action::Check(id, server) => {
+                    self.ids.insert(server, id);
+                    Did::Check(server)
+                }
                 Action::Grant(client, Grant::Server(id, server)) => {
                     self.ids.insert(server, id);
                     Did::Server(client, server)
@@ -567,6 +575,100 @@ fn idle_servers_can_be_taken_out() {
 }
 
 #[test]
+fn servers_that_are_idle_for_long_are_checked() {
+    let limits = PoolLimits {
+        server_check_delay: Some(Duration::from_secs(30)),
+        server_idle_timeout: Some(Duration::from_secs(100)),
+        ..LIMITS
+    };
+    let mut bench = Bench::filled(limits, 2);
+    bench.pass(29);
+    // One is used, the other is not.
+    assert_eq!(bench.claim(0), Some(0));
+    bench.release(0);
+    bench.check(&[]);
+    bench.pass(1);
+    bench.check(&[Did::Check(1)]);
+    assert_eq!((bench.states(), bench.pool.busy()), (vec![ServerState::Idle, ServerState::Tested], 1));
+    // Whoever comes now gets the other; a second one waits for the test.
+    assert_eq!(bench.claim(0), Some(0));
+    assert_eq!(bench.claim(1), None);
+    bench.wait(1);
+    bench.release(1);
+    bench.check(&[Did::Server(1, 1)]);
+    bench.release(0);
+    bench.release(1);
+    // A check is no use: it puts off the next check, and not the end.
+    for _ in 0..3 {
+        bench.pass(30);
+        bench.check(&[Did::Check(0), Did::Check(1)]);
+        bench.release(0);
+        bench.release(1);
+        bench.pass(1);
+        bench.check(&[]);
+    }
+    bench.pass(7);
+    bench.check(&[Did::Close(0, Error::ServerIdleTimeout), Did::Close(1, Error::ServerIdleTimeout)]);
+}
+
+#[test]
+fn a_server_for_one_use_survives_its_check() {
+    let limits = PoolLimits {
+        server_check_delay: Some(Duration::from_secs(30)),
+        server_lifetime: Duration::ZERO,
+        min_pool_size: 1,
+        ..LIMITS
+    };
+    let mut bench = Bench::new(limits);
+    bench.pass(0);
+    bench.log_in();
+    bench.pass(30);
+    bench.check(&[Did::Check(0)]);
+    bench.release(0);
+    bench.check(&[]);
+    assert_eq!(bench.claim(0), Some(0));
+    bench.release(0);
+    assert_eq!(bench.did()[0], Did::Close(0, Error::ServerLifetime));
+}
+
+#[test]
+fn a_server_that_fails_its_check_makes_room() {
+    let limits = PoolLimits { server_check_delay: Some(Duration::from_secs(30)), pool_size: 1, ..LIMITS };
+    let mut bench = Bench::filled(limits, 1);
+    bench.pass(30);
+    bench.check(&[Did::Check(0)]);
+    assert_eq!(bench.claim(0), None);
+    bench.wait(0);
+    bench.pool.handle_closed(bench.now, bench.ids[&0]);
+    bench.check(&[Did::Connect(0)]);
+}
+
+#[test]
+fn round_robin() {
+    let mut bench = Bench::filled(PoolLimits { pool_size: 3, server_round_robin: true, ..LIMITS }, 3);
+    let use_one = |bench: &mut Bench| {
+        bench.pass(1);
+        let server = bench.claim(0).unwrap();
+        bench.release(server);
+        server
+    };
+    // All have been idle since the same moment; from then on it goes round.
+    let first: Vec<u32> = (0..3).map(|_| use_one(&mut bench)).collect();
+    let again: Vec<u32> = (0..3).map(|_| use_one(&mut bench)).collect();
+    assert_eq!((&first[..], &again), (&[0, 1, 2][..], &first));
+    // Two at once, released the other way round.
+    assert_eq!((bench.claim(0), bench.claim(1)), (Some(0), Some(1)));
+    bench.pass(1);
+    bench.release(1);
+    bench.pass(1);
+    bench.release(0);
+    assert_eq!([0, 1, 2].map(|_| use_one(&mut bench)), [2, 1, 0]);
+    let limits = PoolLimits { server_round_robin: false, ..bench.pool.limits };
+    bench.pool.set_limits(bench.now, limits);
+    assert_eq!([0, 1].map(|_| use_one(&mut bench)), [0, 0]);
+}
+
+#[test]
 fn session_pooling_tests_servers() {
     let mut bench = Bench::filled(LIMITS, 1);
     bench.claim(0);
@@ -740,6 +842,7 @@ impl Model {
                     assert!(!self.cancels.contains(&self.bench.ids[&server]), "{server} may be canceled");
                     self.out.push((server, Some(client)));
                 }
+                Did::Check(server) => self.out.push((server, None)),
                 Did::Evict(_) => {}
                 other => panic!("{other:?}"),
             }
@@ -768,6 +871,8 @@ proptest! {
             reserve_pool_timeout: Some(Duration::from_secs(5)),
             server_lifetime: Duration::from_secs(30),
             server_idle_timeout: Some(Duration::from_secs(10)),
+            server_check_delay: Some(Duration::from_secs(3)),
+            server_round_robin: false,
             server_login_retry: Duration::from_secs(1),
             query_wait_timeout: None,
         };

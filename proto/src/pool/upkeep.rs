@@ -1,11 +1,12 @@
-//! What time brings to a pool: servers that are too old or idle too long are closed, missing ones are opened.
+//! What time brings to a pool: servers that are too old or idle too long are closed, those that are idle for long are
+//! checked, missing ones are opened.
 
 use std::time::Instant;
 
-use super::{Action, Entry, Error, Grant, NOBODY, Pool, ServerId, Slot, State, idle_since, quota};
+use super::{Action, Entry, Error, Grant, NOBODY, Pool, ServerId, Slot, State, idle_since, last_seen, quota};
 
 impl<S, W> Pool<S, W> {
-    /// Closes what is too old or idle too long, opens what is missing. To be called several times a second.
+    /// Closes what is too old or idle too long, has checked what is idle for long, opens what is missing. To be called several times a second.
     pub fn handle_tick(&mut self, now: Instant) {
         for slot in 0..self.slots.len() {
             self.close_orphan(slot);
@@ -15,6 +16,12 @@ impl<S, W> Pool<S, W> {
                     self.lifetime_closed_at = Some(now);
                 }
                 self.close_idle(slot, reason);
+            } else if self.is_stale(now, slot) {
+                let id = ServerId { slot: slot as u32, generation: self.slots[slot].generation };
+                // The kernel path may just have claimed it.
+                if let Some(server) = self.take_idle(id) {
+                    self.actions.push_back(Action::Check(id, server));
+                }
             }
         }
         if self.paused && self.shared.is_some() {
@@ -55,6 +62,15 @@ impl<S, W> Pool<S, W> {
         }
         let released = self.shared.as_ref().and_then(|shared| shared.released_at(slot));
         Some(released.map_or(since, |released| released.max(since)))
+    }
+
+    /// True when the server in this slot is idle and was not heard of for `server_check_delay`. Such servers are checked
+    /// in advance, not when a client gets one: so the kernel path, which cannot check, finds none that is older, no client
+    /// waits for the answer, and the servers show the network that they are in use.
+    fn is_stale(&self, now: Instant, slot: usize) -> bool {
+        let seen = self.idle_since_in(slot).zip(self.slots[slot].entry.as_ref().and_then(last_seen));
+        let limit = self.limits.server_check_delay;
+        limit.zip(seen).is_some_and(|(limit, (since, seen))| now.saturating_duration_since(since.max(seen)) >= limit)
     }
 
     /// Tells clients that have waited for `query_wait_timeout`.
@@ -130,6 +146,13 @@ impl<S, W> Pool<S, W> {
         } else {
             None
         }
+    }
+
+    /// True when the server lives for one use and comes back from a test before it.
+    pub(super) fn is_unused(&self, id: ServerId) -> bool {
+        let entry = self.slots.get(id.slot as usize).and_then(|slot| slot.entry.as_ref());
+        let was_idle = entry.is_some_and(|entry| matches!(entry.state, State::Tested { idle_since: Some(_) }));
+        was_idle && self.limits.server_lifetime.is_zero()
     }
 
     /// True when a reload made the pool smaller than it is.

@@ -13,7 +13,7 @@ pub enum ServerState {
     Idle,
     /// Linked to this client.
     Active(ClientId),
-    /// Running the reset query.
+    /// Running the reset query or the check query.
     Tested,
     /// Released, but a cancel request for its last client is in flight.
     BeingCanceled,
@@ -66,7 +66,7 @@ impl<S, W> Pool<S, W> {
                     None => ServerState::Idle,
                 },
                 State::Active { client, .. } => ServerState::Active(client),
-                State::Tested => ServerState::Tested,
+                State::Tested { .. } => ServerState::Tested,
                 State::BeingCanceled { .. } => ServerState::BeingCanceled,
             },
             connected_at: entry.connected_at,

@@ -1,4 +1,5 @@
-//! Login to a server: our side of start-up and authentication, up to its first ReadyForQuery (manual, section 55.2.1).
+//! Login to a server: our side of start-up and authentication, up to its first ReadyForQuery (manual, section 55.2.1), and
+//! the `connect_query`, whose effects are part of what the server says about itself.
 
 use crate::auth::md5;
 use crate::auth::scram::{self, ClientExchange, Credential, ExpectServerFinal};
@@ -47,6 +48,8 @@ pub struct Login {
     state: State,
     parameters: Vec<(String, String)>,
     key: Box<[u8]>,
+    /// Still to be run.
+    connect_query: Option<String>,
 }
 
 #[derive(Debug)]
@@ -59,6 +62,8 @@ enum State {
     Proved,
     /// Parameters and the key follow.
     Authenticated,
+    /// Logged in; the replies to the `connect_query` follow.
+    Querying,
 }
 
 /// What comes out of the server's bytes.
@@ -68,6 +73,8 @@ pub enum Step {
     More,
     /// Send this.
     Reply(Vec<u8>),
+    /// The server reported this error while it ran the `connect_query`, which changes nothing.
+    QueryFailed(ErrorFields),
     /// The server is ready: its parameters and its cancel key.
     Ready(Welcome, Box<[u8]>),
 }
@@ -82,7 +89,14 @@ impl Login {
             state: State::Start,
             parameters: Vec::new(),
             key: Box::default(),
+            connect_query: None,
         }
+    }
+
+    /// The same with SQL to be run before the server is ready.
+    #[must_use]
+    pub fn querying(self, connect_query: Option<String>) -> Self {
+        Self { connect_query, ..self }
     }
 
     /// Handles the first message in `buf`; returns how many bytes it had.
@@ -96,6 +110,7 @@ impl Login {
         let Some(body) = buf.get(HEADER_LEN..header.total()) else { return Ok((0, Step::More)) };
         let authenticated = matches!(self.state, State::Authenticated);
         let step = match header.kind {
+            kind if matches!(self.state, State::Querying) => self.handle_reply(kind, body, tracked)?,
             kind::AUTHENTICATION if !authenticated => {
                 let request =
                     Authentication::read(body).ok_or_else(|| bad("bad authentication request from server"))?;
@@ -104,28 +119,61 @@ impl Login {
             kind::ERROR_RESPONSE => return Err(Error::ServerRefused(ErrorFields::read(body))),
             kind::NOTICE_RESPONSE | kind::NEGOTIATE_PROTOCOL_VERSION => Step::More,
             kind::PARAMETER_STATUS if authenticated => {
-                let (name, value) =
-                    backend::read_parameter_status(body).ok_or_else(|| bad("bad ParameterStatus from server"))?;
-                self.parameters.push((name.to_owned(), value.to_owned()));
+                self.handle_parameter(body)?;
                 Step::More
             }
             kind::BACKEND_KEY_DATA if authenticated => {
                 self.key = body.into();
                 Step::More
             }
-            kind::READY_FOR_QUERY if authenticated => {
-                let parameters = std::mem::take(&mut self.parameters);
-                let mut values = ParameterSet::new(tracked);
-                for (name, value) in &parameters {
-                    if let Some(position) = tracked.position(name) {
-                        values.set(position, value);
-                    }
+            kind::READY_FOR_QUERY if authenticated => match self.connect_query.take() {
+                Some(sql) => {
+                    self.state = State::Querying;
+                    let mut out = Vec::new();
+                    frontend::query(&mut out, &sql);
+                    Step::Reply(out)
                 }
-                Step::Ready(Welcome { parameters, tracked: values }, std::mem::take(&mut self.key))
-            }
+                None => self.ready(tracked),
+            },
             _ => return Err(bad("unexpected message from server during login")),
         };
         Ok((header.total(), step))
+    }
+
+    /// A message while the `connect_query` runs: only what it does to the parameters matters, and that it ends.
+    fn handle_reply(&mut self, kind: u8, body: &[u8], tracked: &Tracked) -> Result<Step, Error> {
+        let bad = |text: &'static str| Error::ServerLogin(text.into());
+        match kind {
+            kind::PARAMETER_STATUS => self.handle_parameter(body)?,
+            kind::ERROR_RESPONSE => return Ok(Step::QueryFailed(ErrorFields::read(body))),
+            // It waits for data that nobody has.
+            kind::COPY_IN_RESPONSE | kind::COPY_BOTH_RESPONSE => return Err(bad("connect_query wants to copy")),
+            kind::READY_FOR_QUERY if body != b"I" => return Err(bad("connect_query left a transaction open")),
+            kind::READY_FOR_QUERY => return Ok(self.ready(tracked)),
+            _ => {}
+        }
+        Ok(Step::More)
+    }
+
+    fn handle_parameter(&mut self, body: &[u8]) -> Result<(), Error> {
+        let (name, value) = backend::read_parameter_status(body)
+            .ok_or_else(|| Error::ServerLogin("bad ParameterStatus from server".into()))?;
+        match self.parameters.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => value.clone_into(known),
+            None => self.parameters.push((name.to_owned(), value.to_owned())),
+        }
+        Ok(())
+    }
+
+    fn ready(&mut self, tracked: &Tracked) -> Step {
+        let parameters = std::mem::take(&mut self.parameters);
+        let mut values = ParameterSet::new(tracked);
+        for (name, value) in &parameters {
+            if let Some(position) = tracked.position(name) {
+                values.set(position, value);
+            }
+        }
+        Step::Ready(Welcome { parameters, tracked: values }, std::mem::take(&mut self.key))
     }
 
     fn handle_authentication(&mut self, request: Authentication<'_>) -> Result<Step, Error> {
@@ -240,6 +288,39 @@ mod tests {
         assert_eq!(welcome.parameters.len(), 2);
         assert_eq!(welcome.tracked.value(2), Some("CET"));
     }
+
+    #[test]
+    fn connect_query() {
+        let logged_in = || {
+            let mut login = Login::new("u", ServerSecret::default(), "n").querying(Some("select 1".into()));
+            handle(&mut login, &request(&Authentication::Ok)).unwrap();
+            let mut bytes = Vec::new();
+            backend::parameter_status(&mut bytes, "TimeZone", "CET");
+            handle(&mut login, &bytes).unwrap();
+            assert_eq!(handle(&mut login, READY), Ok(Step::Reply(b"Q\0\0\0\x0dselect 1\0".to_vec())));
+            login
+        };
+        let mut login = logged_in();
+        for ignored in [&b"T\0\0\0\x06\0\0"[..], b"D\0\0\0\x06\0\0", b"N\0\0\0\x05\0", b"C\0\0\0\x06x\0"] {
+            assert_eq!(handle(&mut login, ignored), Ok(Step::More));
+        }
+        let mut bytes = Vec::new();
+        backend::parameter_status(&mut bytes, "TimeZone", "UTC");
+        assert_eq!(handle(&mut login, &bytes), Ok(Step::More));
+        let failed = handle(&mut login, b"E\0\0\0\x17SERROR\0C42601\0Mno\0\0").unwrap();
+        assert!(matches!(failed, Step::QueryFailed(fields) if fields.sqlstate == "42601"));
+        let Ok(Step::Ready(welcome, _)) = handle(&mut login, READY) else { panic!("not ready") };
+        assert_eq!(welcome.parameters, [("TimeZone".to_owned(), "UTC".to_owned())]);
+        assert_eq!(welcome.tracked.value(2), Some("UTC"));
+
+        let check = |bytes: &[u8], expected: &str| {
+            assert_eq!(handle(&mut logged_in(), bytes).unwrap_err().to_string(), expected);
+        };
+        check(b"Z\0\0\0\x05T", "connect_query left a transaction open");
+        check(b"G\0\0\0\x07\0\0\0", "connect_query wants to copy");
+    }
+
+    const READY: &[u8] = b"Z\0\0\0\x05I";
 
     #[test]
     fn trust_plain_md5() {

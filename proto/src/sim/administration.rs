@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::checker::is_noise;
-use super::world::{Backend, Life, Login, Outcome, Phase, SimServer, World};
+use super::driver::CHECK_QUERY;
+use super::world::{Backend, Life, Link, Login, Outcome, Phase, SimServer, World};
 use crate::error::Error;
 use crate::pool::quota::Scope;
 use crate::pool::{Action, Grant, PoolMode, Purpose, ServerId, ServerState};
@@ -31,6 +32,10 @@ impl World {
                         _ => {}
                     }
                     self.hang_up(server.backend);
+                }
+                Action::Check(id, server) => {
+                    self.begin_own(p, Link { id, server }, CHECK_QUERY);
+                    self.report.checks += 1;
                 }
                 Action::Grant(c, grant) => self.grant(p, c, grant)?,
                 Action::Evict(scope) => self.evict(p, scope)?,

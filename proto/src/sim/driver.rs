@@ -17,6 +17,8 @@ const UNREAD_MAX: usize = 16 * 1024;
 
 pub(super) const RESET_QUERY: &str = "discard all";
 
+pub(super) const CHECK_QUERY: &str = "";
+
 impl World {
     // Clients.
 

@@ -149,14 +149,19 @@ impl World {
         Ok(true)
     }
 
-    // The reset query of session pooling.
+    // The reset query of session pooling, and the check query.
 
-    pub(super) fn begin_test(&mut self, p: usize, mut link: Link) {
+    pub(super) fn begin_test(&mut self, p: usize, link: Link) {
         self.pools[p].pool.begin_test(link.id);
-        link.server.core.handle_own_query();
-        frontend::query(&mut link.server.unsent, RESET_QUERY);
-        self.tests.push(Test { pool: p, link, failure: None });
+        self.begin_own(p, link, RESET_QUERY);
         self.report.resets += 1;
+    }
+
+    /// Sends a query whose replies go to nobody to a server that is out for it.
+    pub(super) fn begin_own(&mut self, p: usize, mut link: Link, sql: &str) {
+        link.server.core.handle_own_query();
+        frontend::query(&mut link.server.unsent, sql);
+        self.tests.push(Test { pool: p, link, failure: None });
     }
 
     pub(super) fn run_tests(&mut self, most: usize) -> Outcome<bool> {

@@ -141,7 +141,7 @@ pub(super) struct Login {
     pub(super) id: ServerId,
 }
 
-/// A server that runs the reset query.
+/// A server that runs the reset query or the check query.
 pub(super) struct Test {
     pub(super) pool: usize,
     pub(super) link: Link,
@@ -230,7 +230,7 @@ impl World {
         let mut seconds =
             |low: usize, high: usize| Duration::from_millis(random.between(low * 1000, high * 1000) as u64);
         let (reserve_pool_timeout, server_login_retry) = (seconds(0, 3), seconds(0, 3));
-        let (lifetime, idle) = (seconds(5, 40), seconds(1, 20));
+        let (lifetime, idle, check) = (seconds(5, 40), seconds(1, 20), seconds(1, 10));
         PoolLimits {
             pool_size: random.between(1, 4) as u32,
             min_pool_size: random.below(3) as u32,
@@ -242,6 +242,8 @@ impl World {
                 _ => Duration::from_secs(3600),
             },
             server_idle_timeout: random.chance(50).then_some(idle),
+            server_check_delay: random.chance(50).then_some(check),
+            server_round_robin: random.chance(30),
             server_login_retry,
             query_wait_timeout: None,
         }

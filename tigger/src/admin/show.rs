@@ -144,7 +144,7 @@ fn databases(pooler: &Arc<Pooler>) -> Vec<Row> {
     let mut rows: Vec<Row> = pooler
         .database_names()
         .iter()
-        .filter_map(|name| Some(database_row(pooler, &*config.database(name)?, &clients)))
+        .filter_map(|name| Some(database_row(pooler, &*config.database(name)?)))
         .collect();
     let consoles = consoles(&clients);
     let mut console = row![
@@ -172,11 +172,10 @@ fn databases(pooler: &Arc<Pooler>) -> Vec<Row> {
     rows
 }
 
-fn database_row(pooler: &Pooler, line: &Database, clients: &[Arc<ClientInfo>]) -> Row {
+fn database_row(pooler: &Pooler, line: &Database) -> Row {
     let config = pooler.config();
     let settings = config.pool_settings(line, line.user.as_deref().unwrap_or_default());
     let state = pooler.database_state(&line.name.as_str().into());
-    let current = clients.iter().filter(|info| info.pool().is_some_and(|pool| *pool.database == *line.name)).count();
     let mut row = row![
         line.name,
         line.host_list(),
@@ -191,8 +190,8 @@ fn database_row(pooler: &Pooler, line: &Database, clients: &[Arc<ClientInfo>]) -
         "",
         settings.max_db_connections.unwrap_or(0),
         state.connections(),
-        0,
-        current,
+        config.db_client_limit(line).unwrap_or(0),
+        pooler.clients.of_database(&line.name),
         u8::from(state.is_paused()),
         0,
     ];

@@ -38,6 +38,10 @@ pub struct Database {
     pub reserve_pool_size: Option<u32>,
     /// Most servers of all pools of this database.
     pub max_db_connections: Option<u32>,
+    /// Most clients of this database.
+    pub max_db_client_connections: Option<u32>,
+    /// SQL run on each new server.
+    pub connect_query: Option<String>,
     /// When a server goes back to its pool.
     pub pool_mode: Option<PoolMode>,
     /// Age at which an unused server is closed.
@@ -74,6 +78,8 @@ impl Database {
             min_pool_size: None,
             reserve_pool_size: None,
             max_db_connections: None,
+            max_db_client_connections: None,
+            connect_query: None,
             pool_mode: None,
             server_lifetime: None,
             query_wait_timeout: None,
@@ -96,6 +102,7 @@ impl Database {
         let key = |line: &Self| (line.hosts.clone(), line.port, line.server_dbname().to_owned(), line.user.clone());
         key(self) == key(other)
             && self.password == other.password
+            && self.connect_query == other.connect_query
             && self.startup_parameters().eq(other.startup_parameters())
     }
 
@@ -251,8 +258,10 @@ pub(super) const KEYS: &[Key<Database>] = &[
     },
     Key {
         name: "connect_query",
-        kind: Kind::Text(None),
-        doc: "SQL that is run once on each new server before clients may use it.",
+        kind: Kind::Text(Some(|d| &mut d.connect_query)),
+        doc: "SQL that is run once on each new server before clients may use it. It stands in single quotes. An error is logged \
+              and changes nothing, but it must not leave a transaction open. What it sets lasts until `server_reset_query` \
+              runs.",
     },
     Key {
         name: "pool_mode",
@@ -277,7 +286,7 @@ pub(super) const KEYS: &[Key<Database>] = &[
     },
     Key {
         name: "max_db_client_connections",
-        kind: Kind::Limit(None),
+        kind: Kind::Limit(Some(|d| &mut d.max_db_client_connections)),
         doc: "Most clients of this database. 0 means that the setting applies.",
     },
     Key {

@@ -36,6 +36,8 @@ settings! {
     auth_file: Option<PathBuf>,
     /// Time after which an unused automatic database is forgotten.
     autodb_idle_timeout: Duration,
+    /// Add the client's address to its `application_name`.
+    application_name_add_host: bool,
     /// How clients prove who they are.
     auth_type: AuthType,
     /// Longest wait of a cancel request for a connection; `None` = not limited.
@@ -84,10 +86,14 @@ settings! {
     max_prepared_statements: u32,
     /// Most servers of a database; `None` = not limited.
     max_db_connections: Option<u32>,
+    /// Most clients of a database; `None` = not limited.
+    max_db_client_connections: Option<u32>,
     /// Largest message in bytes.
     max_packet_size: u32,
     /// Most servers of a user; `None` = not limited.
     max_user_connections: Option<u32>,
+    /// Most clients of a user; `None` = not limited.
+    max_user_client_connections: Option<u32>,
     /// Servers of a pool kept open.
     min_pool_size: u32,
     /// File that holds the process id.
@@ -102,6 +108,10 @@ settings! {
     reserve_pool_timeout: Option<Duration>,
     /// Iterations of SCRAM secrets made here.
     scram_iterations: u32,
+    /// Idle time up to which a server is used again unchecked; zero = checked at each use.
+    server_check_delay: Duration,
+    /// SQL that shows whether an idle server is alive; `None` = nothing is checked.
+    server_check_query: Option<String>,
     /// Longest time to connect and log in to a server; `None` = not limited.
     server_connect_timeout: Option<Duration>,
     /// Time after which an idle server is closed; `None` = never.
@@ -114,10 +124,14 @@ settings! {
     server_reset_query: Option<String>,
     /// Run `server_reset_query` in all pool modes.
     server_reset_query_always: bool,
+    /// Use the server that was idle longest.
+    server_round_robin: bool,
     /// Period of averages and of logged statistics.
     stats_period: Duration,
     /// Users who may run `SHOW` at the admin console.
     stats_users: Vec<String>,
+    /// Accept connections only once their first bytes have come.
+    tcp_defer_accept: bool,
     /// Turn on TCP keepalive.
     tcp_keepalive: bool,
     /// Lost probes after which a connection is dead; `None` = the system's.
@@ -126,6 +140,10 @@ settings! {
     tcp_keepidle: Option<Duration>,
     /// Time between probes; `None` = the system's.
     tcp_keepintvl: Option<Duration>,
+    /// Bytes of the kernel's buffers of each socket; 0 = the system's.
+    tcp_socket_buffer: u32,
+    /// Milliseconds that sent data may stay unacknowledged; 0 = the system's.
+    tcp_user_timeout: u32,
     /// Parameters kept for each client besides the usual ones.
     track_extra_parameters: Vec<String>,
     /// Directory of the unix socket; with `@` in front abstract; `None` = no unix socket.

@@ -139,13 +139,10 @@ fn what_is_not_built_is_a_warning() {
     );
     check("conffile = x", &["t.ini:2: setting \"conffile\" is accepted but not built yet: ignored"]);
     check(
-        "[databases]\na = host=x,y connect_query='select 1'",
-        &["t.ini:3: setting \"connect_query\" is accepted but not built yet: ignored"],
+        "[databases]\na = host=x,y connect_query='select 1' load_balance_hosts=disable auth_user=x",
+        &["t.ini:3: setting \"auth_user\" is accepted but not built yet: ignored"],
     );
-    check(
-        "[users]\nbob = max_user_client_connections=3",
-        &["t.ini:3: setting \"max_user_client_connections\" is accepted but not built yet: ignored"],
-    );
+    check("[users]\nbob = max_user_client_connections=3 query_timeout=3", &[]);
     check("[peers]\n1 = host=x pool_size=3", &["t.ini:3: peer 1 is accepted but not built yet: ignored"]);
 }
 

@@ -20,6 +20,8 @@ pub struct User {
     pub pool_mode: Option<PoolMode>,
     /// Most servers of all pools of the user.
     pub max_user_connections: Option<u32>,
+    /// Most clients of the user.
+    pub max_user_client_connections: Option<u32>,
     /// Longest wait for a server; zero = no limit.
     pub query_wait_timeout: Option<Duration>,
     /// Longest query.
@@ -68,7 +70,7 @@ pub(super) const KEYS: &[Key<User>] = &[
     },
     Key {
         name: "max_user_client_connections",
-        kind: Kind::Limit(None),
+        kind: Kind::Limit(Some(|u| &mut u.max_user_client_connections)),
         doc: "Most clients of this user. 0 means that the setting applies.",
     },
     Key {

@@ -30,6 +30,18 @@ impl Address {
 }
 
 impl Address {
+    /// The address as `application_name_add_host` tells it to servers: with the process `pid` of a client that came through
+    /// the Unix socket, and the name of its host, which is ours.
+    pub fn details(&self, pid: Option<i32>) -> String {
+        let host = || nix::unistd::gethostname().ok()?.into_string().ok();
+        match (self, pid) {
+            (Self::Unix(port), Some(pid)) => {
+                format!("unix({pid}@{}):{port}", host().unwrap_or_else(|| "somehost".to_owned()))
+            }
+            _ => self.to_string(),
+        }
+    }
+
     /// The address as a socket has it; `None` for a Unix socket.
     pub fn socket_addr(&self) -> Option<std::net::SocketAddr> {
         match *self {

@@ -12,13 +12,15 @@ use super::address::Address;
 use super::stream::Stream;
 use crate::config::{Host, Settings};
 
-/// Options of TCP sockets, from the settings `tcp_keep*`.
+/// Options of TCP connections, from the settings `tcp_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpOptions {
     keepalive: bool,
     count: Option<u32>,
     idle: Option<Duration>,
     interval: Option<Duration>,
+    user_timeout: Option<Duration>,
+    buffer: Option<usize>,
 }
 
 impl TcpOptions {
@@ -29,7 +31,23 @@ impl TcpOptions {
             count: settings.tcp_keepcnt,
             idle: settings.tcp_keepidle,
             interval: settings.tcp_keepintvl,
+            user_timeout: (settings.tcp_user_timeout > 0)
+                .then(|| Duration::from_millis(settings.tcp_user_timeout.into())),
+            buffer: (settings.tcp_socket_buffer > 0).then_some(settings.tcp_socket_buffer as usize),
         }
+    }
+
+    /// Sets the sizes of the buffers alone: before the socket connects or listens, because TCP agrees then on the scale in
+    /// which the receiver tells what it has room for.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2).
+    pub fn size_buffers(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        if let Some(size) = self.buffer {
+            socket.set_recv_buffer_size(size)?;
+            socket.set_send_buffer_size(size)?;
+        }
+        Ok(())
     }
 
     /// Sets them, and TCP_NODELAY: a proxy must not wait for more bytes.
@@ -53,6 +71,10 @@ impl TcpOptions {
             socket.set_keepalive(true)?;
             socket.set_tcp_keepalive(&keepalive)?;
         }
+        if self.user_timeout.is_some() {
+            socket.set_tcp_user_timeout(self.user_timeout)?;
+        }
+        self.size_buffers(&socket)?;
         if stream.peer_addr()?.ip() == stream.local_addr()?.ip() {
             unpace(&socket);
         }
@@ -93,7 +115,7 @@ pub async fn connect<A>(
 ) -> io::Result<(Connected, Option<A>)> {
     match host {
         Host::Tcp(name) => {
-            let (stream, announced) = connect_tcp(name, port, announce).await?;
+            let (stream, announced) = connect_tcp(name, port, options, announce).await?;
             options.apply(&stream)?;
             let (remote, local) = (stream.peer_addr()?.into(), stream.local_addr()?.into());
             Ok((Connected { stream: stream.into(), remote, local }, announced))
@@ -110,6 +132,7 @@ pub async fn connect<A>(
 async fn connect_tcp<A>(
     name: &str,
     port: u16,
+    options: &TcpOptions,
     announce: impl Fn(SocketAddr, SocketAddr) -> Option<A>,
 ) -> io::Result<(TcpStream, Option<A>)> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -118,6 +141,7 @@ async fn connect_tcp<A>(
             Some((socket, ours)) => (socket, announce(server, ours)),
             None => (new_socket(server)?, None),
         };
+        options.size_buffers(&SockRef::from(&socket))?;
         match socket.connect(server).await {
             Ok(stream) => return Ok((stream, announced)),
             Err(error) => last = error,
@@ -164,5 +188,33 @@ async fn connect_unix(path: &std::path::Path) -> io::Result<UnixStream> {
             }
             result => return result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn options_of_a_connection() {
+        let check = |settings: &Settings, expected: (Option<Duration>, bool)| {
+            let options = TcpOptions::new(settings);
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let stream = TcpStream::from_std(stream).unwrap();
+            options.apply(&stream).unwrap();
+            let socket = SockRef::from(&stream);
+            // Linux doubles what it is asked for, for its own bookkeeping (socket(7)).
+            let buffers = [socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap()];
+            // Unset is told as 0.
+            let user_timeout = socket.tcp_user_timeout().unwrap().filter(|time| !time.is_zero());
+            assert_eq!((user_timeout, buffers == [32768; 2]), expected);
+            assert!(stream.nodelay().unwrap() && socket.keepalive().unwrap());
+        };
+        let defaults = Settings::default();
+        check(&defaults, (None, false));
+        let settings = Settings { tcp_user_timeout: 2500, tcp_socket_buffer: 16384, ..defaults };
+        check(&settings, (Some(Duration::from_millis(2500)), true));
     }
 }

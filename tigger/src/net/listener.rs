@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::libc;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use nix::sys::socket::setsockopt;
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::address::Address;
@@ -21,6 +22,8 @@ use crate::config::Settings;
 pub struct Listener {
     socket: Listening,
     port: u16,
+    /// TCP_DEFER_ACCEPT as it was last set.
+    defers: bool,
     /// Given up for a moment when no file descriptor is left, so that a client can be accepted and turned away.
     reserve: Option<File>,
 }
@@ -62,7 +65,7 @@ impl Listener {
     pub fn bind_all(settings: &Settings) -> Result<Vec<Self>, String> {
         let mut listeners = Vec::new();
         for address in tcp_addresses(settings)? {
-            let socket = bind_tcp(address, settings.listen_backlog).map_err(|error| format!("{address}: {error}"))?;
+            let socket = bind_tcp(address, settings).map_err(|error| format!("{address}: {error}"))?;
             tracing::info!("listening on {address}");
             listeners.push(Self::new(Listening::Tcp(socket), settings.listen_port));
         }
@@ -80,7 +83,7 @@ impl Listener {
     }
 
     fn new(socket: Listening, port: u16) -> Self {
-        Self { socket, port, reserve: File::open("/dev/null").ok() }
+        Self { socket, port, defers: false, reserve: File::open("/dev/null").ok() }
     }
 
     /// Where it listens; none for a Unix socket.
@@ -88,6 +91,19 @@ impl Listener {
         match &self.socket {
             Listening::Tcp(listener) => listener.local_addr().ok(),
             Listening::Unix(..) => None,
+        }
+    }
+
+    /// Has clients accepted only once they have said something, or no longer.
+    pub fn defer_accept(&mut self, defer: bool) {
+        let Listening::Tcp(listener) = &self.socket else { return };
+        if defer == self.defers {
+            return;
+        }
+        self.defers = defer;
+        let seconds = if defer { DEFER_ACCEPT_SECONDS } else { 0 };
+        if let Err(error) = setsockopt(listener, DeferAccept, &seconds) {
+            tracing::warn!("tcp_defer_accept: {error}");
         }
     }
 
@@ -136,6 +152,22 @@ impl Listener {
     }
 }
 
+/// See tcp(7). Neither nix nor socket2 has it, but nix has what makes such options.
+#[derive(Clone, Copy, Debug)]
+struct DeferAccept;
+
+nix::setsockopt_impl!(
+    DeferAccept,
+    libc::IPPROTO_TCP,
+    libc::TCP_DEFER_ACCEPT,
+    u32,
+    nix::sys::socket::sockopt::SetStruct<u32>
+);
+
+/// How long the kernel waits for the first bytes before it has a client accepted without: as PgBouncer. Longer would put
+/// off `client_login_timeout`, and no client needs longer between connecting and its first message.
+const DEFER_ACCEPT_SECONDS: u32 = 1;
+
 fn is_out_of_files(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
@@ -154,14 +186,15 @@ fn tcp_addresses(settings: &Settings) -> Result<Vec<SocketAddr>, String> {
     Ok(addresses)
 }
 
-fn bind_tcp(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+fn bind_tcp(address: SocketAddr, settings: &Settings) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    TcpOptions::new(settings).size_buffers(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    socket.listen(i32::try_from(settings.listen_backlog).unwrap_or(i32::MAX))?;
     TcpListener::from_std(socket.into())
 }
 

@@ -1,6 +1,7 @@
 //! The registry of clients: whom the console lists, cancel requests look up, and administrators disconnect.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
@@ -301,6 +302,45 @@ pub struct Clients {
 struct Registered {
     by_id: HashMap<ClientId, Arc<ClientInfo>>,
     by_key: HashMap<CancelKey, ClientId>,
+    of_database: HashMap<Arc<str>, u32>,
+    of_user: HashMap<Arc<str>, u32>,
+}
+
+/// Whose clients a client is counted among, and how many there may be; none = not limited.
+#[derive(Debug)]
+pub struct Quotas {
+    /// `max_db_client_connections`
+    pub database: (Arc<str>, Option<u32>),
+    /// `max_user_client_connections`
+    pub user: (Arc<str>, Option<u32>),
+}
+
+impl Registered {
+    /// Counts a client of this database and user, or neither.
+    fn count(&mut self, quotas: &Quotas) -> Result<(), Error> {
+        let is_full = |counts: &HashMap<Arc<str>, u32>, (name, most): &(Arc<str>, Option<u32>)| {
+            most.is_some_and(|most| counts.get(name).is_some_and(|count| *count >= most))
+        };
+        if is_full(&self.of_database, &quotas.database) {
+            return Err(Error::TooManyDatabaseClients);
+        }
+        if is_full(&self.of_user, &quotas.user) {
+            return Err(Error::TooManyUserClients);
+        }
+        *self.of_database.entry(Arc::clone(&quotas.database.0)).or_default() += 1;
+        *self.of_user.entry(Arc::clone(&quotas.user.0)).or_default() += 1;
+        Ok(())
+    }
+}
+
+/// One client less. Names come from clients, so that those without any must not pile up.
+fn uncount(counts: &mut HashMap<Arc<str>, u32>, name: &Arc<str>) {
+    if let Entry::Occupied(mut entry) = counts.entry(Arc::clone(name)) {
+        *entry.get_mut() -= 1;
+        if *entry.get() == 0 {
+            entry.remove();
+        }
+    }
 }
 
 impl Clients {
@@ -319,7 +359,7 @@ impl Clients {
         }
         inner.by_key.insert(info.key, info.id);
         inner.by_id.insert(info.id, Arc::clone(&info));
-        Some(Guard { info, clients: Arc::clone(self) })
+        Some(Guard { info, clients: Arc::clone(self), counted: None })
     }
 
     /// The client with this key.
@@ -346,6 +386,12 @@ impl Clients {
         self.inner.lock().expect("nobody panics with this lock").by_id.len()
     }
 
+    /// How many of them are counted for this database: see [`Guard::count`].
+    pub fn of_database(&self, name: &str) -> u32 {
+        let inner = self.inner.lock().expect("nobody panics with this lock");
+        inner.of_database.get(name).copied().unwrap_or(0)
+    }
+
     /// True without any.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -358,6 +404,20 @@ pub struct Guard {
     /// The client.
     pub info: Arc<ClientInfo>,
     clients: Arc<Clients>,
+    counted: Option<Quotas>,
+}
+
+impl Guard {
+    /// The client asks to be let in: from now on until it leaves it is counted.
+    ///
+    /// # Errors
+    /// Its database or its user has as many clients as it may have.
+    pub fn count(&mut self, quotas: Quotas) -> Result<(), Error> {
+        debug_assert!(self.counted.is_none(), "counted twice");
+        self.clients.inner.lock().expect("nobody panics with this lock").count(&quotas)?;
+        self.counted = Some(quotas);
+        Ok(())
+    }
 }
 
 impl Drop for Guard {
@@ -365,6 +425,10 @@ impl Drop for Guard {
         let mut inner = self.clients.inner.lock().expect("nobody panics with this lock");
         inner.by_key.remove(&self.info.key);
         inner.by_id.remove(&self.info.id);
+        if let Some(Quotas { database, user }) = &self.counted {
+            uncount(&mut inner.of_database, &database.0);
+            uncount(&mut inner.of_user, &user.0);
+        }
     }
 }
 
@@ -382,5 +446,29 @@ mod tests {
         assert_eq!(clients.by_key(key).unwrap().id, guard.info.id);
         drop(guard);
         assert!(clients.by_key(key).is_none() && clients.is_empty());
+    }
+
+    #[test]
+    fn quotas() {
+        let clients = Arc::new(Clients::default());
+        let guard = |nth| {
+            let info = ClientInfo::new(clients.next_id(), CancelKey([nth; 8]), Address::Unix(1), Address::Unix(1), 0);
+            clients.enter(info).unwrap()
+        };
+        let quotas = |database: &str, user: &str| Quotas {
+            database: (database.into(), Some(2)),
+            user: (user.into(), if user == "free" { None } else { Some(1) }),
+        };
+        let mut guards: Vec<Guard> = (0..5).map(guard).collect();
+        assert_eq!(guards[0].count(quotas("a", "x")), Ok(()));
+        assert_eq!(guards[1].count(quotas("b", "x")), Err(Error::TooManyUserClients));
+        assert_eq!(guards[2].count(quotas("a", "free")), Ok(()));
+        assert_eq!(guards[3].count(quotas("a", "free")), Err(Error::TooManyDatabaseClients));
+        assert_eq!(guards[3].count(quotas("b", "free")), Ok(()));
+        guards.remove(0);
+        assert_eq!(guards[0].count(quotas("a", "x")), Ok(()), "the place of the one that left");
+        drop(guards);
+        let inner = clients.inner.lock().unwrap();
+        assert!(inner.of_database.is_empty() && inner.of_user.is_empty());
     }
 }

@@ -76,13 +76,18 @@ async fn open(pool: &Arc<Pool>, config: &PoolConfig, host: &Host, id: ServerId) 
     let lost = |_| Error::ServerLogin("server login failed: connection lost".into());
     stream.write_all(&message).await.map_err(lost)?;
 
-    let mut login = Login::new(&pool.user, pool.secret(), &scram::nonce_from_bytes(&process::random()?));
+    let login = Login::new(&pool.user, pool.secret(), &scram::nonce_from_bytes(&process::random()?));
+    let mut login = login.querying(database.connect_query.clone());
     let mut buffer = Vec::new();
     loop {
         let (used, step) = login.handle_bytes(&buffer, &pool.tracked)?;
         buffer.drain(..used);
         match step {
             Step::Reply(bytes) => stream.write_all(&bytes).await.map_err(lost)?,
+            Step::QueryFailed(fields) => {
+                let (name, user, message) = (&pool.database, &pool.user, &fields.message);
+                tracing::warn!("S-{serial:#x}: {name}/{user}@{remote} connect_query failed: {message}");
+            }
             Step::More if used > 0 => {}
             Step::More => {
                 if stream.read_more(&mut buffer).await.map_err(lost)? == 0 {

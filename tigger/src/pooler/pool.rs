@@ -21,6 +21,7 @@ use super::Pooler;
 use super::latency::{Histogram, Latencies};
 use super::server_conn::{ServerConn, ServerInfo};
 use super::stats::{Counters, Tally};
+use super::tested::Check;
 use crate::config::{self, Database, Host, LoadBalanceHosts};
 use crate::kernel_path::{self, KernelPath, SharedPool};
 use crate::net::connect::TcpOptions;
@@ -84,6 +85,8 @@ pub struct PoolConfig {
     pub limits: PoolLimits,
     /// SQL run at release, if this mode runs it.
     pub reset_query: Option<String>,
+    /// Whether servers still answer is seen by this; `None`: it is not looked at.
+    pub check: Option<Check>,
     /// Longest time to connect and log in.
     pub connect_timeout: Option<Duration>,
     /// Whether the kernel path may serve its clients.
@@ -96,6 +99,13 @@ pub struct PoolConfig {
     pub log_connections: bool,
     /// Log disconnects.
     pub log_disconnections: bool,
+}
+
+impl PoolConfig {
+    /// True when a server is checked each time that a client gets it.
+    pub fn checks_each_use(&self) -> bool {
+        self.check.as_ref().is_some_and(|check| check.delay.is_zero())
+    }
 }
 
 /// What the configuration says about a client and its server.
@@ -172,6 +182,11 @@ impl Pool {
     /// What a link needs of it.
     pub fn link_rules(&self) -> LinkRules {
         self.config.load().link
+    }
+
+    /// See [`PoolConfig::checks_each_use`].
+    pub fn checks_each_use(&self) -> bool {
+        self.config.load().checks_each_use()
     }
 
     /// Puts a new configuration in force. Servers connected under another one are replaced.
@@ -301,6 +316,7 @@ impl Pool {
                 self.log_close(&server.info, &reason);
                 self.forget(id, *server);
             }
+            Action::Check(_, server) => self.begin_check(server),
             Action::Grant(waiter, grant) => {
                 // The client left while it was served: what it got goes back.
                 if let Err(Grant::Server(id, server)) = waiter.send(grant) {
@@ -343,25 +359,6 @@ impl Pool {
             Ok(()) => self.run(|core| core.handle_release(now, server.id, server)),
             Err(reason) => self.close(server, &reason),
         }
-    }
-
-    /// Runs the reset query before the server is released.
-    fn reset(self: &Arc<Self>, mut server: Box<ServerConn>) {
-        self.run(|core| core.begin_test(server.id));
-        let pool = Arc::clone(self);
-        self.runtime.spawn(async move {
-            let sql = pool.config().reset_query.clone().unwrap_or_default();
-            let result = match server.run(&sql, &pool.tracked).await {
-                Ok(Ok(())) if server.server.is_idle() => server.settle(&pool.tracked),
-                Ok(Ok(())) => Err(Error::ServerProtocol("reset query left a transaction open".into())),
-                Ok(Err(fields)) => Err(Error::ServerProtocol(format!("reset query failed: {}", fields.message).into())),
-                Err(error) => Err(error),
-            };
-            match result {
-                Ok(()) => pool.run(|core| core.handle_release(Instant::now(), server.id, server)),
-                Err(reason) => pool.close(server, &reason),
-            }
-        });
     }
 
     /// Closes a server that is out of the pool, with a client or in its test.

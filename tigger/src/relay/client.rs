@@ -196,11 +196,12 @@ impl ClientConn {
         let asked_at = unix_micros();
         info.request_at.store(asked_at, Ordering::Relaxed);
         loop {
+            let checks = self.pool.checks_each_use();
             let parameters = &self.client.parameters;
             let (claim, mut waiting) = self.pool.run(|core| match core.claim(asked, info.id) {
                 Claim::Linked(id, server) => {
-                    // A cancel request must not hit the query that sets the parameters.
-                    if !parameters.served_by(server.server.parameters()) {
+                    // A cancel request must not hit the query that sets the parameters, nor the check.
+                    if checks || !parameters.served_by(server.server.parameters()) {
                         core.set_cancelable(id, false);
                     }
                     (Some(Claim::Linked(id, server)), None)
@@ -221,7 +222,7 @@ impl ClientConn {
                     self.pool.counters.add_wait(asked.elapsed());
                     match waited {
                         Waited::Granted(server) => {
-                            if self.client.parameters.served_by(server.server.parameters()) {
+                            if !checks && self.client.parameters.served_by(server.server.parameters()) {
                                 self.pool.run(|core| core.set_cancelable(server.id, true));
                             }
                             server
@@ -239,7 +240,11 @@ impl ClientConn {
                 }
                 (_, None) => unreachable!("a client that must wait has a place in the queue"),
             };
-            if let Some(server) = self.check_alive(server) {
+            let server = match self.check_alive(server) {
+                Some(server) if checks => self.check(server).await,
+                server => server,
+            };
+            if let Some(server) = server {
                 info.set_server(server.info.serial);
                 server.info.touch(asked_at);
                 return Ok(server);
@@ -295,6 +300,18 @@ impl ClientConn {
                 None
             }
         }
+    }
+
+    /// The server must show that it answers before the client gets it: else the next one is tried.
+    async fn check(&self, mut server: Box<ServerConn>) -> Option<Box<ServerConn>> {
+        if let Err(reason) = self.pool.check(&mut server).await {
+            self.pool.close(server, &reason);
+            return None;
+        }
+        if self.client.parameters.served_by(server.server.parameters()) {
+            self.pool.run(|core| core.set_cancelable(server.id, true));
+        }
+        Some(server)
     }
 
     /// Gives the server this client's values of the tracked parameters.

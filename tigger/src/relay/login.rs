@@ -18,10 +18,10 @@ use tokio::sync::oneshot;
 use super::client::{ClientConn, say_goodbye};
 use super::scratch::Pending;
 use crate::admin;
-use crate::config::ADMIN_DATABASE;
+use crate::config::{ADMIN_DATABASE, AuthType, Config};
 use crate::kernel_path::KernelClient;
 use crate::net::stream::Stream;
-use crate::pooler::clients::{ClientInfo, Guard, LoggedIn};
+use crate::pooler::clients::{ClientInfo, Guard, LoggedIn, Quotas};
 use crate::pooler::pool::Pool;
 use crate::pooler::stats::Tally;
 use crate::pooler::{Phase, Pooler, cancel};
@@ -124,11 +124,16 @@ impl Attempt<'_> {
     }
 
     fn check_startup(&self, parameters: &[(String, String)]) -> Result<Startup, Error> {
-        let config = self.pooler.config();
-        startup::check(parameters, &self.pooler.tracked, &config.settings.ignore_startup_parameters)
+        let settings = &self.pooler.config().settings;
+        let mut startup = startup::check(parameters, &self.pooler.tracked, &settings.ignore_startup_parameters)?;
+        if settings.application_name_add_host {
+            let pid = self.stream.peer_cred().and_then(|peer| peer.pid());
+            startup.add_host(&self.guard.info.remote.details(pid));
+        }
+        Ok(startup)
     }
 
-    fn authenticate(&self, login: &mut Login, startup: &Startup) -> Result<Step, Error> {
+    fn authenticate(&mut self, login: &mut Login, startup: &Startup) -> Result<Step, Error> {
         let config = self.pooler.config();
         let is_console = startup.database == ADMIN_DATABASE;
         if config.settings.log_connections {
@@ -143,6 +148,9 @@ impl Attempt<'_> {
         }
         if !is_console && self.pooler.clients.len() > config.settings.max_client_conn as usize {
             return Err(Error::TooManyClients);
+        }
+        if !is_console {
+            self.guard.count(client_quotas(&config, startup))?;
         }
         let method = if is_console && admin::is_local_admin(&self.stream, &startup.user) {
             tigger_proto::client::login::Method::Trust
@@ -293,6 +301,18 @@ impl Attempt<'_> {
                 Outcome::Console(Box::new(admin::Session::new(pooler, guard, stream, carry, *access, startup.user)))
             }
         }
+    }
+}
+
+/// Among whose clients this one is counted. As in PgBouncer that is what it says of itself, before its proof, so that the
+/// same error comes at the same time; only with `auth_type=any`, where it need not be true, it is the forced user.
+fn client_quotas(config: &Config, startup: &Startup) -> Quotas {
+    let line = config.database(&startup.database);
+    let forced = line.as_ref().and_then(|line| line.user.as_deref());
+    let user = forced.filter(|_| config.settings.auth_type == AuthType::Any).unwrap_or(&startup.user);
+    Quotas {
+        database: (startup.database.as_str().into(), line.as_ref().and_then(|line| config.db_client_limit(line))),
+        user: (user.into(), config.user_client_limit(user)),
     }
 }
 

@@ -113,6 +113,91 @@ fn max_client_conn() {
     assert_eq!(last.unwrap().value("select 1"), "1");
 }
 
+/// With `options`, two clients may log in with the first parameters; those with the second are not affected. Whoever is in
+/// stays, and a place that is left is free again.
+fn check_client_limit(options: &ProxyOptions, limited: &[(&str, &str)], other: &[(&str, &str)], setting: &str) {
+    let refusal = Refusal::fatal(&format!("client connections exceeded ({setting})"));
+    let proxy = proxy(options);
+    let mut clients: Vec<Wire> = (0..2).map(|_| Wire::login(&proxy, limited)).collect();
+    for _ in 0..2 {
+        assert_eq!(Wire::try_login(&proxy, limited).unwrap_err(), refusal);
+    }
+    assert_eq!(clients[0].value("select 1"), "1");
+    let _others: Vec<Wire> = (0..3).map(|_| Wire::login(&proxy, other)).collect();
+    let _consoles: Vec<Console> = (0..3).map(|_| Console::new(&proxy)).collect();
+    until_logged(&proxy, &format!("closing because: client connections exceeded ({setting})"));
+    drop(clients.pop());
+    let mut next = Err(refusal.clone());
+    crate::support::until("there is room again", || {
+        next = Wire::try_login(&proxy, limited);
+        next.is_ok()
+    });
+    assert_eq!(next.unwrap().value("select 1"), "1");
+}
+
+#[test]
+fn max_db_client_connections_of_all_databases() {
+    let Some(postgres) = postgres() else { return };
+    let options = options(postgres).setting("max_db_client_connections", "2");
+    let options = options.database(&format!("many = {} max_db_client_connections=10", host(postgres)));
+    check_client_limit(&options, &user_in("alice", "postgres"), &user_in("alice", "many"), "max_db_client_connections");
+}
+
+#[test]
+fn max_db_client_connections_of_one_database() {
+    let Some(postgres) = postgres() else { return };
+    let options = options(postgres).database(&format!("few = {} max_db_client_connections=2", host(postgres)));
+    let limited = user_in("alice", "few");
+    check_client_limit(&options, &limited, &user_in("alice", "postgres"), "max_db_client_connections");
+}
+
+#[test]
+fn max_user_client_connections_of_all_users() {
+    let Some(postgres) = postgres() else { return };
+    let options =
+        options(postgres).setting("max_user_client_connections", "2").user_line("bob = max_user_client_connections=10");
+    let limited = user_in("alice", "postgres");
+    check_client_limit(&options, &limited, &user_in("bob", "postgres"), "max_user_client_connections");
+}
+
+#[test]
+fn max_user_client_connections_of_one_user_in_all_databases() {
+    let Some(postgres) = postgres() else { return };
+    let options = options(postgres)
+        .database(&format!("one = {}", host(postgres)))
+        .database(&format!("forced = {} user=bob", host(postgres)))
+        .user_line("alice = max_user_client_connections=2");
+    let proxy = proxy(&options);
+    // Whom the server is logged in as does not matter.
+    let _in = [Wire::login(&proxy, &user_in("alice", "one")), Wire::login(&proxy, &user_in("alice", "forced"))];
+    let refused = Wire::try_login(&proxy, &user_in("alice", "postgres")).unwrap_err();
+    assert_eq!(refused, Refusal::fatal("client connections exceeded (max_user_client_connections)"));
+    Wire::login(&proxy, &user_in("bob", "forced"));
+}
+
+#[test]
+fn the_console_shows_client_limits_and_a_reload_changes_them() {
+    let Some(postgres) = postgres() else { return };
+    let options = options(postgres);
+    let proxy = proxy(&options.clone().setting("max_db_client_connections", "1"));
+    let mut console = Console::new(&proxy);
+    let shown = |console: &mut Console| {
+        let databases = console.table("SHOW DATABASES");
+        let row = databases.find("name", "postgres").unwrap();
+        ["max_client_connections", "current_client_connections"].map(|column| row[column].to_owned())
+    };
+    assert_eq!(shown(&mut console), ["1", "0"]);
+    let _first = Wire::new(&proxy);
+    assert_eq!(shown(&mut console), ["1", "1"]);
+    assert!(Wire::try_login(&proxy, POSTGRES).is_err());
+    proxy.rewrite(&options.setting("max_user_client_connections", "2")).unwrap();
+    console.table("RELOAD");
+    let _second = Wire::new(&proxy);
+    assert_eq!(shown(&mut console), ["0", "2"]);
+    let refused = Wire::try_login(&proxy, POSTGRES).unwrap_err();
+    assert_eq!(refused, Refusal::fatal("client connections exceeded (max_user_client_connections)"));
+}
+
 /// Two pools that may have one server together: the idle server of one makes room for the other, a busy one does not.
 fn check_eviction(options: &ProxyOptions, first: &[(&str, &str)], second: &[(&str, &str)]) {
     let proxy = proxy(options);

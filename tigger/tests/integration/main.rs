@@ -9,6 +9,7 @@ mod admin_commands;
 mod admin_show;
 mod auth;
 mod bad_input;
+mod checks;
 mod differential;
 mod drivers;
 mod end;

@@ -111,6 +111,35 @@ fn the_console_shows_the_application_name_a_server_was_given() {
 }
 
 #[test]
+fn the_address_of_a_client_in_its_application_name() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = proxy(&options(postgres).pool_size(1).setting("application_name_add_host", "1"));
+    let mut console = Console::new(&proxy);
+    for (given, name) in
+        [(&[][..], "app"), (&[("application_name", "psql")], "psql"), (&[("application_name", "")], "")]
+    {
+        let mut client = login(&proxy, given);
+        let clients = console.table("SHOW CLIENTS");
+        let row = clients.find("database", "postgres").unwrap();
+        let expected = format!("{name} - 127.0.0.1:{}", &row["port"]);
+        assert_eq!(&row["application_name"], expected);
+        assert_eq!(client.parameters["application_name"], expected);
+        assert_eq!(client.value("show application_name"), expected);
+        client.query("set application_name = 'own'");
+        assert_eq!(client.value("show application_name"), "own");
+        drop(client);
+        crate::support::until("it is gone", || console.table("SHOW CLIENTS").find("database", "postgres").is_none());
+    }
+    let mut local = Wire::connect_unix(proxy.socket_dir(), proxy.port());
+    local.send_raw(&crate::wire::startup(3 << 16, POSTGRES));
+    local.logged_in().unwrap();
+    let name = local.value("show application_name");
+    assert!(name.starts_with(&format!("app - unix({}@", std::process::id())), "{name}");
+    // PostgreSQL cuts it at 63 bytes, which a long name of this host may reach.
+    assert!(name.ends_with(&format!("):{}", proxy.port())) || name.len() == 63, "{name}");
+}
+
+#[test]
 fn options_at_login() {
     let Some(postgres) = postgres() else { return };
     let proxy = proxy(&options(postgres).pool_size(1).setting("ignore_startup_parameters", "extra_float_digits, geqo"));

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tigger_testkit::free_port;
+use tigger_testkit::{Postgres, ProxyOptions, free_port};
 
 use crate::support::{Console, options, own_postgres, postgres, proxy, until, until_logged};
 use crate::wire::{POSTGRES, Refusal, Wire, cstr, message};
@@ -76,6 +76,28 @@ fn a_client_that_says_nothing_is_disconnected() {
     until_logged(&proxy, "closing because: client_login_timeout");
     // It is a limit for the login only.
     assert_eq!(logged_in.value("select 1"), "1");
+}
+
+#[test]
+fn a_client_that_says_nothing_is_accepted_late() {
+    let Some(postgres) = postgres() else { return };
+    let options = options(postgres).setting("client_login_timeout", "1");
+    // The timeout begins when it is accepted, which tcp_defer_accept puts off by a second.
+    let check = |proxy: &tigger_testkit::Proxy, least: Duration| {
+        let connected = Instant::now();
+        assert_eq!(Wire::connect(proxy).last_words(), Refusal::fatal("client_login_timeout"));
+        assert!(connected.elapsed() > least, "{:?}", connected.elapsed());
+    };
+    let at_once = Duration::from_millis(900);
+    check(&proxy(&options.clone().setting("tcp_defer_accept", "0")), at_once);
+    let late = proxy(&options);
+    check(&late, Duration::from_millis(1900));
+    // Who speaks is let in, with each setting.
+    assert_eq!(Wire::new(&late).value("select 1"), "1");
+    late.rewrite(&options.setting("tcp_defer_accept", "0")).unwrap();
+    Console::new(&late).table("RELOAD");
+    assert_eq!(Wire::new(&late).value("select 1"), "1");
+    check(&late, at_once);
 }
 
 #[test]
@@ -251,4 +273,81 @@ fn a_pool_of_the_fallback_line_is_kept_for_a_while() {
     let before = periods();
     until("some time has passed", || periods() > before);
     assert!(Wire::try_login(&proxy, &login).unwrap_err().text.ends_with("(server_login_retry)"));
+}
+
+#[test]
+fn server_round_robin() {
+    let Some(postgres) = postgres() else { return };
+    let options = options(postgres).pool_size(3).setting("kernel_path", "off");
+    let proxy = proxy(&options.clone().setting("server_round_robin", "1"));
+    let mut clients: Vec<Wire> = (0..3).map(|_| Wire::new(&proxy)).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(client.query("begin").status, b'T'));
+    clients.iter_mut().for_each(|client| assert_eq!(client.query("commit").status, b'I'));
+    // One client, which is served anew only when its last server is back.
+    let mut pids = || -> Vec<String> { (0..3).map(|_| clients[0].value("select pg_backend_pid()")).collect() };
+    let (first, second) = (pids(), pids());
+    assert_eq!(first, second);
+    assert!(first[0] != first[1] && first[1] != first[2] && first[2] != first[0], "{first:?}");
+    proxy.rewrite(&options).unwrap();
+    Console::new(&proxy).table("RELOAD");
+    let all = pids();
+    assert!(all.iter().all(|pid| *pid == all[0]), "{all:?}");
+}
+
+/// The options of the tests of `connect_query`: one database, whose line ends with it.
+fn connecting(postgres: &Postgres, sql: &str) -> ProxyOptions {
+    let (host, port) = (postgres.host(), postgres.port());
+    let line = format!("app = host={host} port={port} dbname=postgres connect_query='{}'", sql.replace('\'', "''"));
+    ProxyOptions::new().database(&line).pool_mode("transaction")
+}
+
+const APP: &[(&str, &str)] = &[("user", "postgres"), ("database", "app")];
+
+#[test]
+fn connect_query_runs_once_on_each_server() {
+    let Some(postgres) = own_postgres() else { return };
+    postgres.psql("create table connects (pid int)").unwrap();
+    let sql = "insert into connects values (pg_backend_pid()); set timezone = 'Asia/Tokyo'; set geqo_threshold = 7";
+    let options = connecting(&postgres, sql);
+    let proxy = proxy(&options);
+    let mut clients: Vec<Wire> = (0..3).map(|_| Wire::login(&proxy, APP)).collect();
+    for client in &mut clients {
+        // What it sets is what clients without a wish of their own are told and get.
+        assert_eq!(client.parameters["TimeZone"], "Asia/Tokyo");
+        assert_eq!(client.query("begin").status, b'T');
+        assert_eq!(client.value("show timezone"), "Asia/Tokyo");
+        assert_eq!(client.value("show geqo_threshold"), "7");
+    }
+    clients.iter_mut().for_each(|client| assert_eq!(client.query("commit").status, b'I'));
+    clients.iter_mut().for_each(|client| assert_eq!(client.value("select 1"), "1"));
+    assert_eq!(postgres.psql("select count(*), count(distinct pid) from connects").unwrap(), "3|3");
+    // Another one makes other servers.
+    let pid = clients[0].value("select pg_backend_pid()");
+    proxy.rewrite(&connecting(&postgres, "set geqo_threshold = 8")).unwrap();
+    Console::new(&proxy).table("RELOAD");
+    assert_eq!(clients[0].value("show geqo_threshold"), "8");
+    assert_ne!(clients[0].value("select pg_backend_pid()"), pid);
+}
+
+#[test]
+fn a_connect_query_that_fails_changes_nothing() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = proxy(&connecting(postgres, "set geqo_threshold = 7; select 1/0"));
+    let mut client = Wire::login(&proxy, APP);
+    assert_eq!(client.value("show geqo_threshold"), "12");
+    until_logged(&proxy, "connect_query failed: division by zero");
+}
+
+#[test]
+fn a_server_that_a_connect_query_leaves_unusable_is_not_used() {
+    let Some(postgres) = postgres() else { return };
+    for (sql, reason) in [
+        ("begin", "connect_query left a transaction open"),
+        ("copy pg_class from stdin", "connect_query wants to copy"),
+    ] {
+        let proxy = proxy(&connecting(postgres, sql).setting("client_login_timeout", "1"));
+        let refusal = Wire::try_login(&proxy, APP).unwrap_err();
+        assert_eq!(refusal, Refusal::fatal("client_login_timeout (server down)"), "{sql}");
+        until_logged(&proxy, &format!("login failed: {reason}"));
+    }
 }

@@ -178,6 +178,7 @@ struct Model {
     logins: Vec<ServerId>,
     /// Servers on the user path, with their clients.
     out: Vec<(ServerId, u32, ClientId)>,
+    tested: Vec<(ServerId, u32)>,
     waiting: Vec<(ClientId, Ticket)>,
     cancels: Vec<ServerId>,
     closed: HashSet<u32>,
@@ -194,6 +195,8 @@ impl Model {
             reserve_pool_timeout: None,
             server_lifetime: Duration::from_secs(30),
             server_idle_timeout: Some(Duration::from_secs(10)),
+            server_check_delay: Some(Duration::from_secs(3)),
+            server_round_robin: true,
             server_login_retry: Duration::from_secs(1),
             query_wait_timeout: None,
         };
@@ -205,6 +208,7 @@ impl Model {
             now: Instant::now(),
             logins: Vec::new(),
             out: Vec::new(),
+            tested: Vec::new(),
             waiting: Vec::new(),
             cancels: Vec::new(),
             closed: HashSet::new(),
@@ -260,6 +264,11 @@ impl Model {
                     assert!(self.pool.leave(ticket));
                     self.waiting.retain(|(waiting, _)| *waiting != client);
                 }
+            }
+            Operation::Release(n) if n % 2 == 0 && !self.tested.is_empty() => {
+                let (id, server) = self.tested.swap_remove(n % self.tested.len());
+                self.kernel.slots().demanded.remove(&(id.slot as usize));
+                self.pool.handle_release(self.now, id, server);
             }
             Operation::Release(n) => {
                 if !self.out.is_empty() {
@@ -331,6 +340,7 @@ impl Model {
                     assert_eq!(self.waiting.remove(0).0, client, "not the first");
                     self.out.push((id, server, client));
                 }
+                Action::Check(id, server) => self.tested.push((id, server)),
                 Action::Evict(_) => {}
                 other @ Action::Grant(..) => panic!("{other:?}"),
             }
@@ -340,6 +350,7 @@ impl Model {
             assert!(here.insert(*server), "{server} is with two, one of them {client:?}");
             assert!(!self.closed.contains(server), "{server} is closed and with {client:?}");
         }
+        assert!(self.tested.iter().all(|(_, server)| here.insert(*server)), "{:?} are tested", self.tested);
         let states: Vec<ServerState> = self.pool.servers().map(|view| view.state).collect();
         let linked = self.kernel.linked(|_| true);
         let is_active = |client: ClientId| states.contains(&ServerState::Active(client));

@@ -51,9 +51,11 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "tcp_defer_accept",
-        Kind::Switch(None),
+        Kind::Switch(Some(|s| &mut s.tcp_defer_accept)),
         Some("1"),
-        "Set `TCP_DEFER_ACCEPT` (45 seconds), so that a connection is accepted only once its first bytes have come.",
+        "Set `TCP_DEFER_ACCEPT`, so that a connection is accepted only once its first bytes have come, or after a second \
+         without any: one second is what PgBouncer sets, although its manual says 45. After a reload the next connection is \
+         still accepted as before.",
     ),
     Setting::new(
         "tcp_keepalive",
@@ -81,13 +83,14 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "tcp_socket_buffer",
-        Kind::Count(None),
+        Kind::Count(Some(|s| &mut s.tcp_socket_buffer)),
         Some("0"),
-        "Size in bytes of the kernel's buffers of each socket; 0 leaves the system's value.",
+        "Size in bytes of the kernel's buffers of each TCP socket, up to the system's limits (`net.core.rmem_max` and \
+         `wmem_max`); 0 leaves them to the system, which makes them as large as the connection needs.",
     ),
     Setting::new(
         "tcp_user_timeout",
-        Kind::Count(None),
+        Kind::Count(Some(|s| &mut s.tcp_user_timeout)),
         Some("0"),
         "Milliseconds that sent data may stay unacknowledged before the connection is closed; 0 leaves the system's \
          value.",

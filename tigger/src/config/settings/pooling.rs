@@ -54,9 +54,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "max_db_client_connections",
-        Kind::Limit(None),
+        Kind::Limit(Some(|s| &mut s.max_db_client_connections)),
         Some("0"),
-        "Most clients of a database as clients name it, over all users.",
+        "Most clients of a database as clients name it, over all users. Who comes when it is full is refused.",
     ),
     Setting::new(
         "max_user_connections",
@@ -66,15 +66,17 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "max_user_client_connections",
-        Kind::Limit(None),
+        Kind::Limit(Some(|s| &mut s.max_user_client_connections)),
         Some("0"),
-        "Most clients of a user, over all databases.",
+        "Most clients of a user, over all databases. The user is the one the client logs in as. The admin console is open to \
+         more.",
     ),
     Setting::new(
         "server_round_robin",
-        Kind::Switch(None),
+        Kind::Switch(Some(|s| &mut s.server_round_robin)),
         Some("0"),
-        "Use the server that was idle longest, instead of the one released last.",
+        "Use the server that was idle longest, instead of few servers as often as possible, so that all are used alike. The \
+         kernel path keeps using few of them.",
     ),
     Setting::new(
         "server_reset_query",
@@ -92,16 +94,18 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "server_check_query",
-        Kind::Text(None),
+        Kind::Text(Some(|s| &mut s.server_check_query)),
         Some("<empty>"),
         "SQL that shows whether an idle server is alive; `<empty>` sends an empty query, and an empty value checks \
-         nothing.",
+         nothing. A server that fails, or does not answer within `server_connect_timeout`, is closed.",
     ),
     Setting::new(
         "server_check_delay",
-        Kind::Seconds(None),
+        Kind::Seconds(Some(|s| &mut s.server_check_delay)),
         Some("30"),
-        "Idle time up to which a server is used again without `server_check_query`; 0 checks each time.",
+        "Idle time up to which a server is used again without `server_check_query`. A server that is idle for longer is \
+         checked as soon as that, and not only when a client needs it, as PgBouncer does. 0 checks each time a client gets \
+         a server, which keeps the kernel path away.",
     ),
     Setting::new(
         "server_fast_close",
@@ -127,9 +131,11 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "application_name_add_host",
-        Kind::Switch(None),
+        Kind::Switch(Some(|s| &mut s.application_name_add_host)),
         Some("0"),
-        "Add the client's address and port to `application_name` at login.",
+        "Add the client's address and port to `application_name` at login: `psql - 192.0.2.7:41234`. A client that gave no \
+         name is called `app`; of one that came through the unix socket the process and this host are added. What the \
+         client sets later stands as it is.",
     ),
     Setting::fixed(
         "disable_pqexec",
