@@ -125,6 +125,12 @@ impl Client {
         self.walker.at_border() && self.collecting.is_none()
     }
 
+    /// True when the server that it is linked to got its last message as a whole: a Parse that is still collected is not for a
+    /// server yet.
+    pub fn is_whole(&self) -> bool {
+        self.walker.at_border()
+    }
+
     /// Walks bytes received while linked to `server`, which learns what it will owe.
     ///
     /// # Errors
@@ -169,6 +175,9 @@ impl Client {
     /// # Errors
     /// What the client is told before it is disconnected.
     pub fn handle_bytes_unlinked(&mut self, buf: &[u8], limits: ClientLimits) -> Result<FromClient, Error> {
+        if self.is_held() || (self.collecting.is_some() && !buf.is_empty()) {
+            return Ok(FromClient::NeedServer);
+        }
         let mut at = self.walker.pass(buf.len());
         while self.walker.at_border() {
             let Some(header) = Header::read(&buf[at..], limits.packet_len_max)? else { break };

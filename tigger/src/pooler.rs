@@ -222,12 +222,19 @@ impl Pooler {
         }
     }
 
-    /// Forgets pools of automatic databases that had neither clients nor servers for a while: their names come from
-    /// clients, so that they must not pile up.
+    /// Forgets pools that had neither clients nor servers for a while: those of automatic databases in any case, because their
+    /// names come from clients, so that they must not pile up.
     fn forget_unused(&self, now: Instant) {
-        let limit = self.config().settings.autodb_idle_timeout;
-        let is_unused = |pool: &Arc<Pool>| pool.is_auto() && pool.run(|core| core.total() + core.waiting_count()) == 0;
+        let config = self.config();
+        let limits = (config.settings.pool_idle_timeout, config.settings.autodb_idle_timeout);
+        let is_unused = |pool: &Arc<Pool>| pool.run(|core| core.total() + core.waiting_count()) == 0;
         for pool in self.pools() {
+            let limit = match limits {
+                (Some(any), auto) if pool.is_auto() => any.min(auto),
+                (None, auto) if pool.is_auto() => auto,
+                (Some(any), _) => any,
+                (None, _) => continue,
+            };
             // Besides the registry and this loop, every client knows its pool.
             let unused = is_unused(&pool) && Arc::strong_count(&pool) == 2;
             if !pool.is_unused_for(now, unused, limit) {

@@ -9,11 +9,13 @@ static __always_inline enum naming find_name(struct request_walk *w, __u8 *data,
 	struct name name = { .client = w->client };
 	struct statement *statement;
 	__u32 i = w->named;
+	__u64 behind;
 	long n;
 
 	n = bpf_probe_read_kernel_str(name.name, NAME_LEN, data + 6);
+	behind = 6 + n;
 	/* A longer name was cut. A name that the send ends in, or that ends behind its message, is the user path's. */
-	if (n < 2 || n >= NAME_LEN || (__u64)data + 6 + n > (__u64)end || 6 + n > (__u64)len + 1 || i >= RUN_NAMES)
+	if (n < 2 || n >= NAME_LEN || (__u64)data + behind > (__u64)end || behind > (__u64)len + 1 || i >= RUN_NAMES)
 		return NAME_UNKNOWN;
 	statement = bpf_map_lookup_elem(&names, &name);
 	if (!statement || statement->id >= STATEMENTS)

@@ -4,16 +4,17 @@
 //! |---|---|---|
 //! | Parse | nothing; ParseComplete is ours | Parse under the server's name |
 //! | Bind, Describe | the same under the server's name | before it a Parse, whose ParseComplete is for nobody |
-//! | Close | nothing; CloseComplete is ours | the same |
+//! | Close | Close of one that does not exist | the same |
 
 use std::sync::Arc;
 
 use super::statements::{Meaning, Name};
 use super::{Client, ClientLimits, FromClient};
 use crate::error::Error;
+use crate::prepared::Statement;
 use crate::server::Server;
 use crate::server::outstanding::Prospect;
-use crate::server::prepared::Sent;
+use crate::server::prepared::{CLOSE_OF_NONE, Sent};
 use crate::wire::frame::{HEADER_LEN, Header, Walker};
 use crate::wire::frontend::Request;
 
@@ -104,7 +105,7 @@ impl Client {
             return Ok(Replaced::No);
         }
         if server.prospect() == Prospect::Unknown {
-            return Err(Error::PreparedBehindCopy);
+            return self.replace_unknown(header, buf, Name { name, at }, server);
         }
         match header.kind {
             b'P' => self.replace_parse(header, buf, server, limits),
@@ -167,6 +168,7 @@ impl Client {
     ) -> Result<Option<Vec<u8>>, Error> {
         match server.prospect() {
             Prospect::Answered => self.parse(&collected.bytes, server, limits),
+            Prospect::Unknown if server.will_end() => Ok(None),
             Prospect::Unknown => Err(Error::PreparedBehindCopy),
             // The reply to something before it came meanwhile.
             Prospect::Skipped | Prospect::Swallowed => {
@@ -214,9 +216,35 @@ impl Client {
         }
         match self.statements.remove(name) {
             Some((name, statement)) => server.handle_close(name, &statement),
-            None => server.handle_close_of_none(),
+            None => server.handle_request(Request::Close),
         }
-        Ok(Replaced::With { skip: header.total(), insert: Vec::new() })
+        Ok(Replaced::With { skip: header.total(), insert: CLOSE_OF_NONE.to_vec() })
+    }
+
+    /// The same for a server that a COPY which failed in a pipeline has left in doubt: what is to be sent besides, or
+    /// answered here, has no place any more. It is ended soon.
+    fn replace_unknown(
+        &mut self,
+        header: Header,
+        buf: &[u8],
+        name: Name<'_>,
+        server: &mut Server,
+    ) -> Result<Replaced, Error> {
+        match header.kind {
+            b'C' if buf.len() < header.total() => Ok(Replaced::Later),
+            b'C' => {
+                self.statements.forget(name.name);
+                server.handle_request(Request::Close);
+                Ok(Replaced::With { skip: header.total(), insert: CLOSE_OF_NONE.to_vec() })
+            }
+            b'B' | b'D' => match self.statements.find(name.name, server)? {
+                Meaning::Statement(statement) if server.statements().touch(statement.id()) => {
+                    Ok(self.rename(header, buf, name, server, &statement, Vec::new()))
+                }
+                _ => wait_for_end(server),
+            },
+            _ => wait_for_end(server),
+        }
     }
 
     /// A Bind or Describe: its head is replaced, what follows goes on as it comes.
@@ -239,6 +267,19 @@ impl Client {
             Sent::Parse => self.uses.server_parses += 1,
             Sent::Nothing => {}
         }
+        Ok(self.rename(header, buf, Name { name, at }, server, &statement, insert))
+    }
+
+    /// The head of a Bind or Describe with the server's name of the statement, behind what is in `insert`.
+    fn rename(
+        &mut self,
+        header: Header,
+        buf: &[u8],
+        Name { name, at }: Name<'_>,
+        server: &mut Server,
+        statement: &Statement,
+        mut insert: Vec<u8>,
+    ) -> Replaced {
         let len = header.len as usize + statement.name().len() - name.len();
         insert.push(header.kind);
         insert.extend((len as u32).to_be_bytes());
@@ -248,8 +289,13 @@ impl Client {
         server.handle_request(if header.kind == b'B' { Request::Bind } else { Request::Describe });
         let skip = at + name.len();
         self.walker = Walker::resume((header.total() - skip) as u32);
-        Ok(Replaced::With { skip, insert })
+        Replaced::With { skip, insert }
     }
+}
+
+/// The client gets another server as soon as this one is ended; within a transaction it cannot.
+fn wait_for_end(server: &Server) -> Result<Replaced, Error> {
+    if server.will_end() { Ok(Replaced::Hold) } else { Err(Error::PreparedBehindCopy) }
 }
 
 /// Whether this is what follows the name in a Parse: text, number of types, types.

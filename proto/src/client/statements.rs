@@ -150,6 +150,12 @@ impl ClientStatements {
         Some((name, statement))
     }
 
+    /// The client closes `name` where nothing can be taken back.
+    pub(super) fn forget(&mut self, name: &[u8]) {
+        self.remove(name);
+        self.certain.remove(name);
+    }
+
     /// What the server's replies have shown.
     pub(super) fn correct(&mut self, corrections: impl Iterator<Item = Correction>) {
         for correction in corrections {

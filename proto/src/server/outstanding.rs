@@ -41,8 +41,8 @@ pub struct Outstanding {
     begun: bool,
     /// Requests that the COPY at the front of the queue may have ignored are not in the queue; this is how they end.
     doubt: Option<Group>,
-    /// What the last request that was answered has done to prepared statements.
-    done: Option<Box<Effect>>,
+    /// What requests that were answered have done to prepared statements.
+    done: Vec<Effect>,
     /// What requests would have done to them that an error has skipped.
     skipped: Vec<Effect>,
 }
@@ -67,6 +67,12 @@ pub enum Answer {
 }
 
 impl Owed {
+    /// Its reply is the client's, and nothing depends on whether it is heeded.
+    fn is_plain(&self) -> bool {
+        let is_close = |effect: &Effect| effect.change == Change::Removed && !effect.on_server;
+        self.answer == Answer::Forward && self.effect.as_deref().is_none_or(is_close)
+    }
+
     /// It removes a prepared statement from the server.
     fn removes(&self) -> bool {
         self.effect.as_ref().is_some_and(|effect| effect.on_server && effect.change == Change::Removed)
@@ -248,23 +254,22 @@ impl Outstanding {
         self.push(Owed { request, answer, effect: Some(Box::new(effect)) });
     }
 
-    /// Takes note of a request that the server is not sent because there is nothing to do.
-    pub fn handle_fake(&mut self, request: Request) {
-        debug_assert_eq!(self.prospect(), Prospect::Answered);
-        self.push(Owed { request, answer: Answer::Fake, effect: None });
+    /// True when the server is ended as soon as it is in no transaction, and that without anything more from its client.
+    pub fn will_end(&self) -> bool {
+        matches!(self.mode, Mode::Unknown { group: Group::Closed | Group::Synced, .. })
     }
 
-    /// The type byte of a reply that is due in the server's place. It is to be sent to the client before anything else.
-    pub fn poll_fake(&mut self) -> Option<u8> {
-        let fake = self.queue.pop_front_if(|owed| owed.answer == Answer::Fake)?;
-        self.done = fake.effect;
+    /// True when a ParseComplete is due in the server's place. It is to be sent to the client before anything else.
+    pub fn poll_fake(&mut self) -> bool {
+        let Some(fake) = self.queue.pop_front_if(|owed| owed.answer == Answer::Fake) else { return false };
+        self.done.extend(fake.effect.map(|effect| *effect));
         self.drop_ignored();
-        Some(if fake.request == Request::Parse { kind::PARSE_COMPLETE } else { kind::CLOSE_COMPLETE })
+        true
     }
 
-    /// What the last reply says was done to prepared statements.
-    pub fn take_done(&mut self) -> Option<Box<Effect>> {
-        self.done.take()
+    /// What replies say was done to prepared statements.
+    pub fn take_done(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.done)
     }
 
     /// What was not done to them because of an error.
@@ -350,7 +355,7 @@ impl Outstanding {
         let Some(owed) = self.queue.pop_front_if(|owed| owed.request == request) else { return Answer::Forward };
         debug_assert!(owed.answer != Answer::Fake, "it was to be polled before");
         self.removals -= usize::from(owed.removes());
-        self.done = owed.effect;
+        self.done.extend(owed.effect.map(|effect| *effect));
         self.drop_ignored();
         owed.answer
     }
@@ -381,15 +386,18 @@ impl Outstanding {
     }
 
     fn error(&mut self) -> Result<(), Bad> {
-        let is_plain = |owed: &Owed| owed.answer == Answer::Forward && owed.effect.is_none();
-        if self.doubt.is_some() && !self.queue.iter().all(is_plain) {
+        if self.doubt.is_some() && !self.queue.iter().all(Owed::is_plain) {
             return Err(Bad::Doubtful);
         }
         if let Some(group) = self.doubt.take() {
             let group = self.queue.iter().skip(1).fold(group, |group, owed| group.then(owed.request));
             let rest_asks = self.queue.iter().skip(1).any(|owed| owed.request == Request::Sync);
             let asked = rest_asks || self.first() == Some(Request::Query);
-            self.skip_all();
+            // A Close is heeded whatever became of the COPY.
+            for owed in self.queue.drain(..) {
+                self.done.extend(owed.effect.map(|effect| *effect));
+            }
+            self.enders = 0;
             self.mode = Mode::Unknown { asked, group, ready: false, copying: false };
             return Ok(());
         }

@@ -7,7 +7,7 @@ use super::effect::{Change, Correction, Effect};
 use super::outstanding::{Answer, Prospect};
 use super::statements::{Presence, ServerStatements};
 use crate::prepared::Statement;
-use crate::wire::backend::TransactionStatus;
+use crate::wire::backend::{TransactionStatus, kind};
 use crate::wire::frame::{HEADER_LEN, Header};
 use crate::wire::frontend::Request;
 
@@ -112,15 +112,16 @@ impl Server {
         self.statements.find(id, self.group)
     }
 
-    /// The client closes a statement. The server keeps it, for others.
+    /// The client closes a statement. The server keeps it, for others: it is sent [`CLOSE_OF_NONE`].
     pub fn handle_close(&mut self, name: Arc<[u8]>, statement: &Arc<Statement>) {
         let effect = self.effect(Change::Removed, statement, false, Some(name));
-        self.outstanding.handle_prepared(Request::Close, Answer::Fake, effect);
+        self.outstanding.handle_prepared(Request::Close, Answer::Forward, effect);
+        self.tail = false;
     }
 
-    /// The client closes a statement that it does not have, which is no error.
-    pub fn handle_close_of_none(&mut self) {
-        self.outstanding.handle_fake(Request::Close);
+    /// True when the server, of which nobody can tell what it does, is about to be ended, and its client gets another.
+    pub fn will_end(&self) -> bool {
+        self.status == TransactionStatus::Idle && self.outstanding.will_end()
     }
 
     /// Appends a Parse for the client that calls the statement `name`, or for nobody.
@@ -153,11 +154,11 @@ impl Server {
         if !self.walker.at_border() {
             return None;
         }
-        let fake = self.outstanding.poll_fake().map(|kind| [kind, 0, 0, 0, 4]);
-        if fake.is_some() {
-            self.learn();
+        if !self.outstanding.poll_fake() {
+            return None;
         }
-        fake
+        self.learn();
+        Some([kind::PARSE_COMPLETE, 0, 0, 0, 4])
     }
 
     /// What the client must know of its prepared statements.
@@ -167,12 +168,12 @@ impl Server {
 
     /// A reply came: what it says of prepared statements.
     pub(super) fn learn(&mut self) {
-        if let Some(effect) = self.outstanding.take_done() {
+        for effect in self.outstanding.take_done() {
             if effect.on_server {
                 self.statements.confirm(&effect);
             }
             if effect.name.is_some() {
-                self.corrections.push(Correction::Done(*effect));
+                self.corrections.push(Correction::Done(effect));
             }
         }
         let skipped = self.outstanding.take_skipped();
@@ -214,6 +215,9 @@ impl Server {
         }
     }
 }
+
+/// A Close of a statement that no server has: servers' names of statements have more than `~`.
+pub const CLOSE_OF_NONE: [u8; 8] = *b"C\0\0\0\x07S~\0";
 
 /// Tags of the commands that remove all prepared statements.
 const ENDS_ALL: [&[u8]; 2] = [b"DISCARD ALL\0", b"DEALLOCATE ALL\0"];

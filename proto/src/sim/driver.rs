@@ -185,7 +185,7 @@ impl World {
     fn end_client(&mut self, c: usize) -> Outcome {
         let (p, now) = (self.clients[c].pool, self.now);
         let client = &mut self.clients[c];
-        let at_border = client.core.as_ref().is_none_or(Client::at_border);
+        let at_border = client.core.as_ref().is_none_or(Client::is_whole);
         match std::mem::replace(&mut client.phase, Phase::Closed) {
             Phase::LoggingIn(ticket) | Phase::Waiting(ticket) => {
                 if self.pools[p].pool.leave(ticket) {
@@ -313,7 +313,7 @@ impl World {
     pub(super) fn settle(&mut self, c: usize, ready: bool) -> Outcome {
         let client = &mut self.clients[c];
         let p = client.pool;
-        let at_border = client.core.as_ref().is_some_and(Client::at_border);
+        let at_border = client.core.as_ref().is_some_and(Client::is_whole);
         let Phase::Linked(link) = &client.phase else { return Ok(()) };
         let server = &link.server.core;
         let mode = self.pools[p].mode;

@@ -38,6 +38,8 @@ settings! {
     autodb_idle_timeout: Duration,
     /// Add the client's address to its `application_name`.
     application_name_add_host: bool,
+    /// Time after which an unused pool is forgotten; `None` = never.
+    pool_idle_timeout: Option<Duration>,
     /// How clients prove who they are.
     auth_type: AuthType,
     /// Longest wait of a cancel request for a connection; `None` = not limited.

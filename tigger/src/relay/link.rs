@@ -116,6 +116,7 @@ impl Link {
             && self.tally.query_count > 0
             && self.server.server.is_between_requests()
             && self.is_whole(client)
+            && client.client.at_border()
             && client.carry.is_empty()
             && self.server.watch_linked()
     }
@@ -126,7 +127,7 @@ impl Link {
 
     /// True when the server got the client's last message as a whole.
     pub(super) fn is_whole(&self, client: &ClientConn) -> bool {
-        client.client.at_border() && self.to_server.is_empty()
+        client.client.is_whole() && self.to_server.is_empty()
     }
 
     /// A server of which nobody knows what it owes is asked to end. What it still says is the client's, which then goes

@@ -157,3 +157,20 @@ fn query_wait_notify() {
         assert_eq!(wire.reply().kinds, "TDCZ");
     }
 }
+
+#[test]
+fn pool_idle_timeout() {
+    let Some(postgres) = postgres() else { return };
+    let settings = [("pool_idle_timeout", "1"), ("server_idle_timeout", "0.1")];
+    let proxy = limited(postgres, 1, &settings);
+    let mut console = Console::new(&proxy);
+    let mut wire = Wire::new(&proxy);
+    assert_eq!(wire.value("select 1"), "1");
+    console.until_pool("postgres", "sv_idle", 0);
+    // It has a client.
+    assert_eq!(console.pool("postgres", "cl_active"), 1);
+    drop(wire);
+    crate::support::until_logged(&proxy, "cleaning up idle pool: postgres/postgres");
+    assert!(console.table("SHOW POOLS").find("database", "postgres").is_none());
+    assert_eq!(Wire::new(&proxy).value("select 1"), "1");
+}

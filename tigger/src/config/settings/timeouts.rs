@@ -86,7 +86,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "pool_idle_timeout",
-        Kind::Timeout(None),
+        Kind::Timeout(Some(|s| &mut s.pool_idle_timeout)),
         Some("0"),
         "Time after which a pool without clients and servers is forgotten, with its statistics.",
     ),
