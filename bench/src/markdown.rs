@@ -257,7 +257,7 @@ const KERNEL: &str = "What the kernel carried for Tigger, by its `SHOW KERNEL_PA
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{report::tests, rows::ROWS};
+    use crate::report::tests;
 
     fn rate(rival: Rival) -> f64 {
         match rival {
@@ -298,7 +298,8 @@ mod tests {
     #[test]
     fn what_was_not_chosen_has_no_section_and_what_was_skipped_a_remark() {
         let mut report = tests::report(rate, 0, 0);
-        report.rows = vec![RowReport::new(&ROWS[17], Some("no root".to_owned()))];
+        report.rows =
+            vec![RowReport::new(tests::row_named("beside PostgreSQL: simple, 32 clients"), Some("no root".to_owned()))];
         let text = render(&report);
         assert!(!text.contains("### User path") && !text.contains("### Other hosts"), "{text}");
         contains(&text, "- beside PostgreSQL: simple, 32 clients: skipped, no root");

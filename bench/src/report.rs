@@ -266,6 +266,10 @@ pub(crate) mod tests {
     use crate::{rows::ROWS, scenario::Workload};
 
     /// A report of a row with the given rates of its rivals per round, and as much CPU as there is in a second for them.
+    pub(crate) fn row_named(name: &str) -> &'static Row {
+        ROWS.iter().find(|row| row.scenario.name() == name).expect("a row has this name")
+    }
+
     pub(crate) fn row_report(row: &Row, rounds: &[&[f64]]) -> RowReport {
         let mut report = RowReport::new(row, None);
         for (rates, round) in rounds.iter().zip(0..) {
@@ -326,7 +330,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_row_that_is_skipped_says_why() {
-        let report = RowReport::new(&ROWS[17], Some("no root".to_owned()));
+        let report = RowReport::new(row_named("beside PostgreSQL: simple, 32 clients"), Some("no root".to_owned()));
         let remarks: Vec<String> = report.remarks().collect();
         assert_eq!(remarks, ["beside PostgreSQL: simple, 32 clients: skipped, no root"]);
         assert_eq!(report.kernel_share(), None);
