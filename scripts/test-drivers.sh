@@ -8,8 +8,8 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/need.sh
 . scripts/need.sh
 
-# What the programs may rely on in transaction mode: () or (--prepared), see drivers/README.md.
-in_transaction_mode=(--prepared)
+# What the programs may rely on in transaction mode, see drivers/README.md.
+in_transaction_mode=(--prepared --listen)
 
 built=target/drivers
 logs=$built/logs
@@ -51,7 +51,7 @@ run() {
 
 # try VARIANT DRIVER: sets `result`, and `failed` if something did.
 try() {
-  local log=$logs/$2.$1 promises=(--session --prepared) ok skipped share problem=
+  local log=$logs/$2.$1 promises=(--session --prepared --listen) ok skipped share problem=
   case $1 in transaction*) promises=("${in_transaction_mode[@]}") ;; esac
   run "$1" "$2" "${promises[@]}" >"$log" 2>&1 || problem="exit status $? (124: it took too long)"
   ok=$(grep -c '^ok ' "$log" || true)

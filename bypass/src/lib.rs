@@ -65,6 +65,8 @@ pub struct PoolRules {
     pub simple_query: bool,
     /// Prepared statements have other names on servers than with clients: those that the kernel path is told.
     pub prepared: bool,
+    /// Queries may be commands that the user path carries out: LISTEN, PREPARE and the like.
+    pub commands: bool,
     /// `kernel_path_reply_limit`: bytes that a client may have to read, and that a server gets within one request.
     pub reply_limit: u32,
     /// `max_packet_size`: longest message, in bytes.

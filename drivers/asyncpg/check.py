@@ -353,7 +353,7 @@ async def notices():
     assert seen == [f"ü{i}" for i in range(1, 501)]
 
 
-@check("--session")
+@check("--listen")
 async def listen_and_notify():
     heard = asyncio.Queue()
     async with connect() as listener, connect() as notifier:

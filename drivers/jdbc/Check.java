@@ -44,7 +44,7 @@ public class Check {
     check("reconnects", Check::reconnects);
     check("settings stay with their client", Check::settingsStayWithTheirClient);
     check("notices", Check::notices);
-    check("listen and notify", Check::listenAndNotify, "--session");
+    check("listen and notify", Check::listenAndNotify, "--listen");
     System.exit(failed ? 1 : 0);
   }
 

@@ -293,7 +293,7 @@ check('notices', [], () =>
   })
 )
 
-check('listen and notify', ['--session'], () =>
+check('listen and notify', ['--listen'], () =>
   connected(async (listener, notifier) => {
     const heard = []
     const all = new Promise((resolve) =>

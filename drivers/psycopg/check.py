@@ -444,7 +444,7 @@ def notices():
     assert seen == [("NOTICE", f"ü{i}") for i in range(1, 501)] + [("WARNING", "end")]
 
 
-@check("--session")
+@check("--listen")
 def listen_and_notify():
     with connect() as listener, connect() as notifier:
         listener.execute("listen ears")

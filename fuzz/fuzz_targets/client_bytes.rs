@@ -15,6 +15,7 @@ use tigger_proto::wire::frontend::{Frontend, Request};
 enum End {
     Full,
     Terminate,
+    Command,
     NeedServer,
     Failed(Error),
 }
@@ -26,6 +27,7 @@ fuzz_target!(|data: &[u8]| {
         packet_len_max: if flags & 1 == 0 { MESSAGE_LEN_MAX } else { 50 },
         simple_query: flags & 2 == 0,
         prepared_max: if flags & 16 == 0 { 0 } else { 2 },
+        listens: flags & 32 != 0,
     };
     let linked = flags & 4 == 0;
     let unknown = flags & 8 != 0;
@@ -46,7 +48,7 @@ fuzz_target!(|data: &[u8]| {
     // without a server sends before it says goodbye is dropped either way, and not counted.
     match whole.end {
         Some(End::Full) if prepares => assert!(chunked.used >= whole.used),
-        None | Some(End::Full | End::NeedServer) => assert_eq!(chunked.used, whole.used),
+        None | Some(End::Full | End::NeedServer | End::Command) => assert_eq!(chunked.used, whole.used),
         Some(End::Terminate) if linked => assert_eq!(chunked.used, whole.used),
         _ => assert!(chunked.used >= whole.used),
     }
@@ -80,6 +82,7 @@ fn run(input: Chunked<'_>, limits: ClientLimits, linked: bool, unknown: bool) ->
                 Ok(FromClient::Forward(n)) => (n, None),
                 Ok(FromClient::Full(n)) => (n, Some(End::Full)),
                 Ok(FromClient::Terminate(n)) => (n, Some(End::Terminate)),
+                Ok(FromClient::Command(n)) => (n, Some(End::Command)),
                 Ok(FromClient::NeedServer) => (0, Some(End::NeedServer)),
                 Ok(FromClient::Discard(n)) if n > 0 && n < buf.len() => {
                     used += n;

@@ -23,6 +23,7 @@ fuzz_target!(|data: &[u8]| {
         remote: (rules & 0x40 != 0).then_some(Side::Client),
         // In session mode names are the servers'.
         prepared: rules & 0x81 == 0x80,
+        commands: rules & 0x81 == 0x80,
     };
     let piece = |byte: &u8| Piece {
         side: if byte & 0x40 == 0 { Side::Client } else { Side::Server },

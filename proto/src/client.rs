@@ -2,6 +2,7 @@
 //!
 //! No socket is here. The driver feeds what it read and does what the returned [`FromClient`] says.
 
+pub mod command;
 pub mod login;
 mod replace;
 pub mod startup;
@@ -15,6 +16,7 @@ use crate::prepared::Registry;
 use crate::server::Server;
 use crate::wire::frame::{Header, Walker};
 use crate::wire::frontend::{Frontend, Request};
+use command::{Command, Look};
 use replace::{Collecting, Replaced};
 use statements::ClientStatements;
 
@@ -27,6 +29,15 @@ pub struct ClientLimits {
     pub simple_query: bool,
     /// `max_prepared_statements`: most prepared statements kept on a server; 0 where they are none of our business.
     pub prepared_max: u32,
+    /// LISTEN and UNLISTEN are carried out here: the client has no server of its own that could.
+    pub listens: bool,
+}
+
+impl ClientLimits {
+    /// Some queries are [commands](Command) to be carried out here.
+    pub fn has_commands(&self) -> bool {
+        self.listens || self.prepared_max > 0
+    }
 }
 
 /// A client after login.
@@ -41,6 +52,8 @@ pub struct Client {
     collecting: Option<Box<Collecting>>,
     /// What it did with prepared statements, to be counted.
     uses: Uses,
+    /// The driver has done what the next Bind needs.
+    bound: bool,
 }
 
 /// What a client did with named prepared statements.
@@ -67,6 +80,9 @@ pub enum FromClient {
     Discard(usize),
     /// No server is linked, and a request is next.
     NeedServer,
+    /// After this many bytes for the linked server (0 without one) there is a message that the driver is to carry out, or to do
+    /// something before it goes on: see [`Client::command`].
+    Command(usize),
     /// After this many bytes for the linked server (0 without one), the client says goodbye.
     Terminate(usize),
     /// Pass `forward` bytes to the linked server, then `insert`, and drop the `skip` bytes after the forwarded ones. More
@@ -90,6 +106,7 @@ impl Client {
             statements: Box::new(ClientStatements::new(Arc::default())),
             collecting: None,
             uses: Uses::default(),
+            bound: false,
         }
     }
 
@@ -102,6 +119,19 @@ impl Client {
     /// Its prepared statements, as far as they are looked after.
     pub fn statements(&mut self) -> &mut ClientStatements {
         &mut self.statements
+    }
+
+    /// The command at the start of `buf`, after [`FromClient::Command`].
+    pub fn command<'a>(&self, buf: &'a [u8]) -> Option<Asked<'a>> {
+        if let Some((command, len)) = Command::read(buf) {
+            return Some(Asked::Query(command, len));
+        }
+        self.listen_of(buf).map(|sql| Asked::Bind(sql.to_vec()))
+    }
+
+    /// What the [Bind](Asked::Bind) at the start of the buffer needs was done: it goes on.
+    pub fn note_bound(&mut self) {
+        self.bound = true;
     }
 
     /// Its server goes back, so that nothing is unanswered.
@@ -152,17 +182,20 @@ impl Client {
                 Frontend::Silent => server.handle_silent(),
                 Frontend::Request(_) if server.is_full() => return Ok(FromClient::Full(at)),
                 Frontend::Request(request) => {
-                    if limits.prepared_max > 0 && matches!(header.kind, b'P' | b'B' | b'D' | b'C') {
-                        match self.replace(header, &buf[at..], server, limits)? {
-                            Replaced::No => {}
-                            Replaced::Later => break,
-                            Replaced::Hold => return Ok(FromClient::Full(at)),
-                            Replaced::With { skip, insert } => {
-                                return Ok(FromClient::Splice { forward: at, skip, insert });
-                            }
+                    let replaced = match header.kind {
+                        b'P' | b'B' | b'D' | b'C' if limits.has_commands() => {
+                            self.replace(header, &buf[at..], server, limits)?
                         }
+                        b'Q' if limits.has_commands() => self.replace_query(header, &buf[at..], server, limits),
+                        _ => Replaced::No,
+                    };
+                    match replaced {
+                        Replaced::No => server.handle_request(request),
+                        Replaced::Later => break,
+                        Replaced::Hold => return Ok(FromClient::Full(at)),
+                        Replaced::With { skip, insert } => return Ok(FromClient::Splice { forward: at, skip, insert }),
+                        Replaced::ByDriver => return Ok(FromClient::Command(at)),
                     }
-                    server.handle_request(request);
                 }
             }
             at += self.walker.enter(header, buf.len() - at);
@@ -186,12 +219,28 @@ impl Client {
                 Frontend::Silent | Frontend::Request(Request::CopyEnd) => {
                     at += self.walker.enter(header, buf.len() - at);
                 }
+                Frontend::Request(Request::Query) if at == 0 && limits.listens => {
+                    return Ok(match Command::look(header, buf) {
+                        Look::Command(Command::Listen { .. } | Command::Unlisten(_)) => FromClient::Command(0),
+                        Look::Later => FromClient::Discard(0),
+                        Look::Command(_) | Look::None => FromClient::NeedServer,
+                    });
+                }
                 Frontend::Request(_) if at == 0 => return Ok(FromClient::NeedServer),
                 Frontend::Request(_) => break,
             }
         }
         Ok(FromClient::Discard(at))
     }
+}
+
+/// What a client asks for that the driver carries out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked<'a> {
+    /// A Query: this command, and the length of the message. The server, if one is linked, owes nothing.
+    Query(Command<'a>, usize),
+    /// The Bind of this LISTEN or UNLISTEN (see [`Command::read_listen`]), which goes on after [`Client::note_bound`].
+    Bind(Vec<u8>),
 }
 
 /// Requests that can be sent to a server at once and leave nothing open.
@@ -218,6 +267,7 @@ impl WholeRequests {
             match header.kind {
                 // Behind an extended query that fails, a Query is skipped: not each of them would be answered.
                 b'Q' if !limits.simple_query || !matches!(last, 0 | b'Q' | b'S') => return None,
+                b'Q' | b'P' if limits.has_commands() && Command::is_likely(header, &buf[at..]) => return None,
                 b'Q' | b'S' => whole.enders += 1,
                 b'P' | b'B' | b'D' | b'E' | b'C' => {}
                 _ => return None,
@@ -245,7 +295,8 @@ mod tests {
     use crate::wire::frame::MESSAGE_LEN_MAX;
     use crate::wire::frontend;
 
-    const LIMITS: ClientLimits = ClientLimits { packet_len_max: MESSAGE_LEN_MAX, simple_query: true, prepared_max: 0 };
+    const LIMITS: ClientLimits =
+        ClientLimits { packet_len_max: MESSAGE_LEN_MAX, simple_query: true, prepared_max: 0, listens: false };
 
     fn new() -> (Client, Server) {
         let parameters = ParameterSet::new(&Tracked::new([]));

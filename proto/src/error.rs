@@ -55,8 +55,13 @@ pub enum Error {
     TooManyPrepared,
     ParseTooLong,
     PreparedBehindCopy,
+    // LISTEN.
+    TooManyChannels,
+    ListenEncoding,
+    NotificationsMissed,
     // Limits and timeouts.
     TooManyClients,
+    TooManyServers,
     TooManyDatabaseClients,
     TooManyUserClients,
     ClientLoginTimeout,
@@ -119,8 +124,9 @@ impl Error {
     pub fn sqlstate(&self) -> &str {
         match self {
             Self::ServerRefused(fields) if fields.sqlstate.len() == 5 => &fields.sqlstate,
-            Self::TooManyPrepared | Self::ParseTooLong => "54000",
-            Self::PreparedBehindCopy => "0A000",
+            Self::TooManyPrepared | Self::ParseTooLong | Self::TooManyChannels | Self::NotificationsMissed => "54000",
+            Self::PreparedBehindCopy | Self::ListenEncoding => "0A000",
+            Self::TooManyServers => "53300",
             _ => "08P01",
         }
     }
@@ -166,6 +172,16 @@ impl Error {
                 "prepared_statement",
             ),
             Self::ParseTooLong => ("prepared statement is too long", Warning, "prepared_statement"),
+            Self::TooManyChannels => ("too many channels", Warning, "listen"),
+            Self::ListenEncoding => {
+                ("LISTEN with a client_encoding that is not the server's default is not supported", Info, "listen")
+            }
+            Self::NotificationsMissed => ("notifications are not read", Info, "listen"),
+            Self::TooManyServers => (
+                "no more server connections allowed (max_db_connections, max_user_connections)",
+                Warning,
+                "max_db_connections",
+            ),
             Self::QueryDisallowed => ("PQexec disallowed", Warning, "disallowed"),
             Self::ConsoleExtendedQuery => {
                 ("extended query protocol not supported by admin console", Warning, "disallowed")

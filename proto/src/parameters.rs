@@ -12,6 +12,8 @@ const TRACKED_ALWAYS: [&str; 5] =
     ["client_encoding", "DateStyle", "TimeZone", "standard_conforming_strings", "application_name"];
 
 /// Position of `application_name` in [`Tracked`].
+pub const CLIENT_ENCODING: usize = 0;
+/// Position of `application_name`.
 pub const APPLICATION_NAME: usize = 4;
 
 /// The names of the tracked parameters; every [`ParameterSet`] holds its values in this order.

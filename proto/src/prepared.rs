@@ -3,7 +3,8 @@
 //!
 //! Clients that prepare the same text with the same parameter types share one [`Statement`], which has a name of its own
 //! on servers. Where it can, that name is as long as the client's, so that the kernel path can write it over the other
-//! in place: clients with names of different lengths do not share.
+//! in place: clients with names of different lengths do not share. What is prepared with SQL is executed with SQL, where names
+//! may have any length.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -17,11 +18,19 @@ use crate::wire::backend::message;
 pub struct Statement {
     id: u32,
     name: Box<str>,
-    /// What follows the name in a Parse message: the text, and the types of parameters.
+    /// What follows the name: in a Parse message the text, and the types of parameters.
     body: Box<[u8]>,
-    /// Length of the names by which clients know it.
-    client_len: usize,
+    form: Form,
     registry: Arc<Registry>,
+}
+
+/// How a statement is prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// With a Parse message, by clients whose names for it have so many bytes.
+    Parse(usize),
+    /// With the SQL command PREPARE.
+    Command,
 }
 
 impl Statement {
@@ -37,7 +46,7 @@ impl Statement {
 
     /// True if its name on servers is as long as the client's.
     pub fn is_in_place(&self) -> bool {
-        self.name.len() == self.client_len
+        self.form == Form::Parse(self.name.len())
     }
 
     /// Which plans of it are up to date: those of servers that were made since [`Self::retire`] was last called.
@@ -52,11 +61,27 @@ impl Statement {
 
     /// Appends the Parse message that creates it on a server.
     pub fn parse(&self, out: &mut Vec<u8>) {
+        debug_assert_ne!(self.form, Form::Command);
         message(out, b'P', |out| {
             out.extend_from_slice(self.name.as_bytes());
             out.push(0);
             out.extend_from_slice(&self.body);
         });
+    }
+
+    /// Appends the Query message that creates it on a server, if it [is prepared with SQL](Form::Command).
+    pub fn prepare(&self, out: &mut Vec<u8>) {
+        debug_assert_eq!(self.form, Form::Command);
+        message(out, b'Q', |out| {
+            out.extend_from_slice(format!("PREPARE {}", self.identifier()).as_bytes());
+            out.extend_from_slice(&self.body);
+            out.push(0);
+        });
+    }
+
+    /// Its name on servers, for SQL.
+    pub fn identifier(&self) -> String {
+        format!("\"{}\"", self.name)
     }
 
     /// Appends the Close message that removes it from a server.
@@ -94,15 +119,14 @@ struct Statements {
 }
 
 impl Registry {
-    /// The statement with this text and these types (`body`, the rest of a Parse message behind the name), for clients
-    /// that call it by names of `client_len` bytes.
-    pub fn intern(self: &Arc<Self>, client_len: usize, body: &[u8]) -> Arc<Statement> {
-        let hash = self.hasher.hash_one((client_len, body));
+    /// The statement with this `body`: what follows the name in a Parse message, text and types, or in the command PREPARE.
+    pub fn intern(self: &Arc<Self>, form: Form, body: &[u8]) -> Arc<Statement> {
+        let hash = self.hasher.hash_one((form, body));
         let mut statements = self.statements.lock().expect("nobody panics with this lock");
         // One that is not this one must not be dropped under the lock, which its end takes.
         let met: Vec<Arc<Statement>> =
             statements.known.get(&hash).into_iter().flatten().filter_map(Weak::upgrade).collect();
-        if let Some(known) = met.iter().find(|known| known.client_len == client_len && *known.body == *body) {
+        if let Some(known) = met.iter().find(|known| known.form == form && *known.body == *body) {
             let known = Arc::clone(known);
             drop(statements);
             return known;
@@ -111,11 +135,12 @@ impl Registry {
             statements.next += 1;
             statements.next - 1
         });
+        let name_len = if let Form::Parse(len) = form { len } else { 0 };
         let statement = Arc::new(Statement {
             id,
-            name: server_name(id, client_len).into(),
+            name: server_name(id, name_len).into(),
             body: body.into(),
-            client_len,
+            form,
             registry: Arc::clone(self),
         });
         statements.known.entry(hash).or_default().push(Arc::downgrade(&statement));
@@ -135,7 +160,7 @@ impl Registry {
     }
 
     fn forget(&self, gone: &Statement) {
-        let hash = self.hasher.hash_one((gone.client_len, &*gone.body));
+        let hash = self.hasher.hash_one((gone.form, &*gone.body));
         let mut statements = self.statements.lock().expect("nobody panics with this lock");
         if let Some(same) = statements.known.get_mut(&hash) {
             // Another with the same hash may be going as well: only its own end removes it.
@@ -196,19 +221,24 @@ mod tests {
     #[test]
     fn the_same_is_shared_as_long_as_somebody_has_it() {
         let registry = Arc::new(Registry::default());
-        let first = registry.intern(3, b"select 1\0\0\0");
-        assert!(Arc::ptr_eq(&first, &registry.intern(3, b"select 1\0\0\0")));
-        let longer = registry.intern(4, b"select 1\0\0\0");
-        let other = registry.intern(3, b"select 2\0\0\0");
+        let first = registry.intern(Form::Parse(3), b"select 1\0\0\0");
+        assert!(Arc::ptr_eq(&first, &registry.intern(Form::Parse(3), b"select 1\0\0\0")));
+        let longer = registry.intern(Form::Parse(4), b"select 1\0\0\0");
+        let other = registry.intern(Form::Parse(3), b"select 2\0\0\0");
         assert_eq!([first.id(), longer.id(), other.id()], [0, 1, 2]);
         assert_eq!((registry.len(), longer.name(), longer.is_in_place()), (3, "~001", true));
         drop(longer);
-        assert_eq!((registry.len(), registry.intern(9, b"x").id()), (2, 1));
+        assert_eq!((registry.len(), registry.intern(Form::Parse(9), b"x").id()), (2, 1));
         let mut out = Vec::new();
         first.parse(&mut out);
         first.close(&mut out);
         assert_eq!(out, b"P\0\0\0\x13~00\0select 1\0\0\0C\0\0\0\x09S~00\0");
-        drop((first, other));
+        let sql = registry.intern(Form::Command, b" AS select 1");
+        assert!(Arc::ptr_eq(&sql, &registry.intern(Form::Command, b" AS select 1")) && !sql.is_in_place());
+        out.clear();
+        sql.prepare(&mut out);
+        assert_eq!(out, b"Q\0\0\0\x1ePREPARE \"~1~\" AS select 1\0");
+        drop((first, other, sql));
         assert!(registry.is_empty() && registry.statements.lock().unwrap().known.is_empty());
     }
 }

@@ -3,6 +3,7 @@
 //! No socket is here. The driver feeds what it read and does what the returned [`FromServer`] says.
 
 pub mod effect;
+pub mod listener;
 pub mod login;
 pub mod outstanding;
 pub mod prepared;
@@ -15,7 +16,7 @@ use crate::wire::error_response::ErrorFields;
 use crate::wire::frame::{HEADER_LEN, Header, MESSAGE_LEN_MAX, Walker};
 use crate::wire::frontend::Request;
 use effect::Correction;
-use outstanding::{Answer, Bad, Outstanding};
+use outstanding::{Answer, Bad, Outstanding, Settling};
 use prepared::ends_all;
 use statements::ServerStatements;
 
@@ -205,6 +206,14 @@ impl Server {
         self.outstanding.is_empty() && self.walker.at_border() && !self.doomed && !self.tail
     }
 
+    /// When the server owes nothing and is at the border between two messages, inside of a transaction or not.
+    pub fn settling(&self) -> Settling {
+        match self.outstanding.settling() {
+            Settling::Now if !self.walker.at_border() => Settling::Soon,
+            settling => settling,
+        }
+    }
+
     /// True when the server, which [is idle](Self::is_idle), has read all that was sent to it: its last answer belongs to
     /// the last message. Only then may it be lent to the kernel path, whose bytes would overtake unread ones.
     pub fn has_read_all(&self) -> bool {
@@ -336,7 +345,7 @@ impl Server {
 
     /// Takes note of a simple query that the driver sends by itself; its replies go to [`Self::handle_own_reply`].
     pub fn handle_own_query(&mut self) {
-        debug_assert!(self.is_idle());
+        debug_assert_eq!(self.settling(), Settling::Now);
         self.handle_request(Request::Query);
     }
 

@@ -183,6 +183,7 @@ pub fn pool_rules(config: &PoolConfig) -> PoolRules {
         session: link.mode == PoolMode::Session,
         simple_query: link.limits.simple_query,
         prepared: link.limits.prepared_max > 0,
+        commands: link.limits.has_commands(),
         reply_limit: config.kernel_path_reply_limit,
         packet_len_max: link.limits.packet_len_max,
     }

@@ -4,6 +4,7 @@ pub mod cancel;
 pub mod clients;
 mod idle_watch;
 pub mod latency;
+pub mod listener;
 mod login;
 pub mod pool;
 pub mod server_conn;
@@ -511,6 +512,7 @@ fn pool_config(config: &Config, line: Arc<Database>, user: &str) -> PoolConfig {
                 simple_query: !settings.disable_pqexec,
                 // In session mode the names of a client and those of its server are the same.
                 prepared_max: if pool.pool_mode == PoolMode::Session { 0 } else { settings.max_prepared_statements },
+                listens: pool.pool_mode != PoolMode::Session,
             },
         },
         limits: PoolLimits {

@@ -1,6 +1,7 @@
 //! The user path: one task a client, which moves bytes between its socket and that of the server it is linked to.
 
 mod client;
+mod command;
 mod handover;
 mod link;
 mod login;

@@ -279,7 +279,7 @@ impl UserPath {
             self.pending = (0, 0);
         }
         let Rules { packet_len_max, simple_query, .. } = self.rules;
-        let limits = ClientLimits { packet_len_max, simple_query, prepared_max: 0 };
+        let limits = ClientLimits { packet_len_max, simple_query, prepared_max: 0, listens: false };
         let handled = self.client.handle_bytes(&seen[..len], &mut self.server, limits);
         assert_eq!(handled, Ok(FromClient::Forward(len)), "the user path would not have sent it: {seen:?}");
         let mut at = self.request.pass(len);

@@ -18,10 +18,17 @@ pub fn request_refusal(seen: &[u8], rules: Rules, open: bool) -> Option<&'static
         return Some("split");
     }
     let len = u32::from_be_bytes([seen[1], seen[2], seen[3], seen[4]]);
+    // Where a text is that may be a command.
+    let text_at = if seen[0] == b'Q' { HEADER_LEN } else { HEADER_LEN + 1 };
+    let has_text = rules.commands && (seen[0] == b'Q' || seen[0] == b'P' && seen[HEADER_LEN] == 0);
+    let text = seen.get(text_at..).filter(|text| has_text && !text.is_empty());
+    let is_cut = rules.commands && matches!(seen[0], b'Q' | b'P') && seen.len() == text_at;
     let fixed = matches!(seen[0], b'S' | b'H');
     match len {
         ..4 | 0x8000_0000.. => Some("request"),
         len if len > rules.packet_len_max.min(rules.reply_limit) => Some("request_long"),
+        _ if text.is_some_and(may_be_command) => Some("command"),
+        len if is_cut && len as usize > text_at - 1 => Some("split"),
         len if fixed && len != 4 || (len as usize) < 4 + body_min => Some("request"),
         _ if seen[0] == b'Q' && (!rules.simple_query || open) => Some("request"),
         _ if named(seen, rules).is_some_and(|name| statement(name).is_some()) => None,
@@ -29,6 +36,19 @@ pub fn request_refusal(seen: &[u8], rules: Rules, open: bool) -> Option<&'static
         _ if !rules.session && names.iter().any(|&at| seen[HEADER_LEN + at] != 0) => Some("named"),
         _ => None,
     }
+}
+
+/// Whether a query that begins like this may be a command, as far as it is looked at.
+fn may_be_command(text: &[u8]) -> bool {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t'..=b'\r');
+    if !is_space(&text[0]) && !b"lupedLUPED".contains(&text[0]) {
+        return false;
+    }
+    let head = &text[..text.len().min(32)];
+    let at = head.iter().position(|byte| !is_space(byte)).filter(|at| at + 3 <= head.len() && *at < 30);
+    let Some(at) = at else { return true };
+    let word = head[at..at + 3].to_ascii_lowercase();
+    [b"lis", b"unl", b"pre", b"exe", b"dea"].iter().any(|command| **command == *word)
 }
 
 /// The client's names of prepared statements, the server's, and whether the server has them. As in `host.c`.

@@ -20,6 +20,8 @@ pub struct Rules {
     pub simple_query: bool,
     /// Prepared statements have other names on servers: see [`crate::eligible::STATEMENTS`].
     pub prepared: bool,
+    /// Commands are the user path's.
+    pub commands: bool,
     /// `kernel_path_reply_limit`
     pub reply_limit: u32,
     /// `max_packet_size`
@@ -130,8 +132,12 @@ pub struct Taps {
 impl Taps {
     /// Neither has sent anything.
     pub fn new(rules: Rules) -> Self {
-        let flags =
-            [(rules.session, POOL_SESSION), (!rules.simple_query, POOL_NO_QUERY), (rules.prepared, POOL_PREPARED)];
+        let flags = [
+            (rules.session, POOL_SESSION),
+            (!rules.simple_query, POOL_NO_QUERY),
+            (rules.prepared, POOL_PREPARED),
+            (rules.commands, POOL_COMMANDS),
+        ];
         let flags = flags.iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag).sum();
         // SAFETY: it takes any arguments, and aborts rather than returning null.
         let host = unsafe {
@@ -223,6 +229,7 @@ const LOG_LEN: usize = 64;
 const POOL_SESSION: u32 = 4;
 const POOL_NO_QUERY: u32 = 8;
 const POOL_PREPARED: u32 = 16;
+const POOL_COMMANDS: u32 = 32;
 const TO_USER: u32 = 0;
 const TO_PEER: u32 = 1;
 /// Values of `enum owner`.
@@ -241,6 +248,7 @@ mod tests {
             ("POOL_SESSION", POOL_SESSION),
             ("POOL_NO_QUERY", POOL_NO_QUERY),
             ("POOL_PREPARED", POOL_PREPARED),
+            ("POOL_COMMANDS", POOL_COMMANDS),
             ("OWNER_USER", OWNER_USER),
         ] {
             assert!(INTF.contains(&format!("{name} = {value},")), "{name} is not {value}");

@@ -8,6 +8,7 @@ const RULES: Rules = Rules {
     session: false,
     simple_query: true,
     prepared: false,
+    commands: false,
     reply_limit: 256 * 1024,
     packet_len_max: i32::MAX as u32,
     remote: None,
@@ -39,6 +40,11 @@ fn stream(side: Side, script: &str) -> Vec<u8> {
             (Side::Client, b'n') => (b'B', b"\0no\0\0\0\0\0\0\0"),
             (Side::Client, b'i') => (b'D', b"St2\0"),
             (Side::Client, b'u') => (b'D', b"Sunknown\0"),
+            // Commands, and what is none.
+            (Side::Client, b'v') => (b'Q', b"LISTEN x\0"),
+            (Side::Client, b'w') => (b'Q', b" \n\texecute p\0"),
+            (Side::Client, b'y') => (b'Q', b" delete from x\0"),
+            (Side::Client, b'a') => (b'P', b"\0Listen x\0\0\0"),
             (Side::Client, b'l') => (b'D', b"Sthe name of this statement is so long that it is cut when it is read\0"),
             (Side::Server, b'D') => (b'D', b"\0\x01\0\0\0\x02ab"),
             (Side::Server, b'T') => (b'T', b"\0\x01a\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0"),
@@ -215,6 +221,12 @@ fn what_is_left_to_the_user_path() {
     check(RULES, "PBESp", "", ("PBES", ""));
     check(RULES, "PBEQ", "", ("PBE", ""));
     check(session, "PBESpsbedX", "", ("PBESpsbed", ""));
+    check(Rules { commands: true, ..RULES }, "QQvQ", "", ("QQ", ""));
+    check(Rules { commands: true, ..RULES }, "PBESw", "", ("PBES", ""));
+    check(Rules { commands: true, ..RULES }, "vyvQ", "", ("", ""));
+    check(Rules { commands: true, ..RULES }, "yvQ", "", ("y", ""));
+    check(RULES, "vwaX", "", ("vwa", ""));
+    check(Rules { commands: true, ..RULES }, "PBESaBES", "", ("PBES", ""));
     check(Rules { simple_query: false, ..RULES }, "PBESQ", "", ("PBES", ""));
     check(Rules { packet_len_max: 12, ..RULES }, "Q", "", ("", ""));
     check(RULES, "Q", "TDCSz", ("Q", "TDC"));
@@ -393,7 +405,7 @@ proptest! {
         let replies: Vec<u8> = exchanges.iter().flat_map(|(_, script)| stream(Side::Server, script)).collect();
         let pieces = in_turn(&exchanges, &pieces);
         let remote = remote.then_some(Side::Client);
-        let rules = Rules { session, prepared: !session, reply_limit: limit, remote, ..RULES };
+        let rules = Rules { session, prepared: !session, commands: !session, reply_limit: limit, remote, ..RULES };
         Conversation { rules, requests: &requests, replies: &replies, pieces: &pieces }.check();
     }
 
@@ -408,7 +420,7 @@ proptest! {
         let write = |messages: &[(String, Vec<u8>)]| -> Vec<u8> {
             messages.iter().flat_map(|(kind, body)| message(kind.as_bytes()[0], body)).collect()
         };
-        let rules = Rules { session, prepared: !session && limit & 1 == 0, reply_limit: limit, ..RULES };
+        let rules = Rules { session, prepared: !session && limit & 1 == 0, commands: !session, reply_limit: limit, ..RULES };
         let (requests, replies) = (write(&requests), write(&replies));
         Conversation { rules, requests: &requests, replies: &replies, pieces: &pieces }.check();
     }
@@ -421,6 +433,30 @@ proptest! {
     ) {
         let rules = Rules { prepared: true, reply_limit: limit, ..RULES };
         let requests = stream(Side::Client, &script);
+        Conversation { rules, requests: &requests, replies: &[], pieces: &pieces }.check();
+    }
+
+    #[test]
+    fn commands(
+        texts in prop::collection::vec(
+            (
+                prop::sample::select(vec![None, Some(""), Some("s")]),
+                "[ \n]{0,40}(l|li|lis|LISTEN x|unlike|UNLISTEN|pre|Prep|exec|explain|dea|delete|select|;|)",
+            ),
+            1..8,
+        ),
+        pieces in pieces(),
+    ) {
+        let request = |(name, text): &(Option<&str>, String)| match name {
+            None => message(b'Q', &[text.as_bytes(), b"\0"].concat()),
+            Some(name) => [
+                message(b'P', &[name.as_bytes(), b"\0", text.as_bytes(), b"\0\0\0"].concat()),
+                message(b'S', b""),
+            ]
+            .concat(),
+        };
+        let requests: Vec<u8> = texts.iter().flat_map(request).collect();
+        let rules = Rules { commands: true, ..RULES };
         Conversation { rules, requests: &requests, replies: &[], pieces: &pieces }.check();
     }
 

@@ -44,7 +44,11 @@ enum naming {
 	UNNAMED,		/* it names none, or names are the same on servers */
 	NAMED,			/* it is the next one of `statements` */
 	NAME_UNKNOWN,
+	NAME_COMMAND,		/* a query, or a statement without a name, that may be a command */
 };
+
+/* Bytes of a query's text that are looked at to see whether it is a command. */
+#define COMMAND_HEAD 32
 
 struct reply_walk {
 	struct walk walk;
@@ -101,6 +105,55 @@ static __always_inline int uses_name(__u32 flags, const __u8 *bytes, __u32 there
 	return (bytes[0] == 'B' && !bytes[5]) || (bytes[0] == 'D' && bytes[5] == 'S');
 }
 
+static __always_inline int is_space(__u8 c)
+{
+	return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+/* Whether a query that begins with this may be a command that user space carries out. */
+static __always_inline int may_begin_command(__u8 c)
+{
+	__u8 lower = c | 0x20;
+
+	return is_space(c) || lower == 'l' || lower == 'u' || lower == 'p' || lower == 'e' || lower == 'd';
+}
+
+/* Where the text is in the request at `bytes`, of which `there` are to be seen, if it may be a command; or 0. Those that are
+ * prepared under a name are the user path's anyway. */
+static __always_inline __u32 command_at(__u32 flags, const __u8 *bytes, __u32 there)
+{
+	if (!(flags & POOL_COMMANDS))
+		return 0;
+	if (bytes[0] == 'Q' && there > HEADER_LEN && may_begin_command(bytes[5]))
+		return HEADER_LEN;
+	if (bytes[0] == 'P' && there > HEADER_LEN + 1 && !bytes[5] && may_begin_command(bytes[6]))
+		return HEADER_LEN + 1;
+	return 0;
+}
+
+#define LETTERS(a, b, c) ((a) << 16 | (b) << 8 | (c))
+
+/* Whether a query whose text begins with `text`, of which `there` bytes are to be seen, may be a command that user space
+ * carries out, see proto/src/client/command.rs: LISTEN, UNLISTEN, PREPARE, EXECUTE, DEALLOCATE. */
+static __always_inline int may_be_command(const __u8 *text, __u32 there)
+{
+	for (__u32 i = 0; i < COMMAND_HEAD - 2; i++) {
+		if (i + 3 > there)
+			break;
+		if (is_space(text[i]))
+			continue;
+		switch (LETTERS(text[i] | 0x20, text[i + 1] | 0x20, text[i + 2] | 0x20)) {
+		case LETTERS('l', 'i', 's'): case LETTERS('u', 'n', 'l'): case LETTERS('p', 'r', 'e'):
+		case LETTERS('e', 'x', 'e'): case LETTERS('d', 'e', 'a'):
+			return 1;
+		default:
+			return 0;
+		}
+	}
+	/* That is not to be seen. */
+	return 1;
+}
+
 /*
  * One request at `bytes`, of which `there` are to be seen. Returns 1 at the end of the walk.
  */
@@ -121,6 +174,13 @@ static __always_inline int request_step(struct request_walk *w, const __u8 *byte
 		return walk_stop(&w->walk, REASON_REQUEST);
 	if (len > w->len_max)
 		return walk_stop(&w->walk, REASON_REQUEST_LONG);
+	/* Of what may be a command it must be seen whether it is. */
+	if ((kind == 'Q' || kind == 'P') && w->flags & POOL_COMMANDS) {
+		if (naming == NAME_COMMAND)
+			return walk_stop(&w->walk, REASON_COMMAND);
+		if (there <= need && len + 1 > need)
+			return walk_stop(&w->walk, REASON_SPLIT);
+	}
 	if (len + 1 < need || ((kind == 'S' || kind == 'H') && len != 4))
 		return walk_stop(&w->walk, REASON_REQUEST);
 	/* A Query before the Sync of an extended query is not answered if that fails: who counts could not know. */

@@ -65,6 +65,7 @@ enum pool_flags {
 	POOL_SESSION = 4,	/* session pooling: a server is kept until its client leaves */
 	POOL_NO_QUERY = 8,	/* disable_pqexec */
 	POOL_PREPARED = 16,	/* prepared statements have other names on servers than with clients */
+	POOL_COMMANDS = 32,	/* LISTEN, PREPARE and the like are carried out by user space */
 };
 
 /* Why the kernel path left bytes to the user path, or gave a pair back. */
@@ -78,6 +79,7 @@ enum reason {
 	REASON_NO_SERVER,	/* no idle server, or none with the client's parameters */
 	REASON_REQUEST,		/* a request that is not for the kernel path */
 	REASON_NAMED,		/* a named portal, or a prepared statement that the kernel path does not know */
+	REASON_COMMAND,		/* a query that may be a command which user space carries out */
 	REASON_STATEMENT,	/* the server, or none that is idle, has the prepared statement */
 	REASON_SPLIT,		/* the start of a request is cut by the end of a send */
 	REASON_REQUEST_LONG,	/* a request beyond the limit */

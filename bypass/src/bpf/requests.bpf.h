@@ -26,6 +26,19 @@ static __always_inline enum naming find_name(struct request_walk *w, __u8 *data,
 	return NAMED;
 }
 
+/* Whether what begins with `text`, which lies `at` bytes into the request at `data`, may be a command. */
+static __always_inline enum naming find_command(__u8 *data, __u8 *end, __u32 at)
+{
+	__u8 text[COMMAND_HEAD] = {};
+	__u64 there = (__u64)end - (__u64)data - at;
+
+	if (there > COMMAND_HEAD)
+		there = COMMAND_HEAD;
+	if (bpf_probe_read_kernel(text, there, data + at))
+		return NAME_COMMAND;
+	return may_be_command(text, there) ? NAME_COMMAND : UNNAMED;
+}
+
 static long each_request(__u32 unused, void *context)
 {
 	struct loop *loop = context;
@@ -34,7 +47,7 @@ static long each_request(__u32 unused, void *context)
 	__u8 bytes[HEADER_LEN + 2] = {};
 	__u8 *data = loop->msg->data, *end = loop->msg->data_end;
 	enum naming naming = UNNAMED;
-	__u32 there;
+	__u32 there, text;
 
 	if (w->walk.rest)
 		return walk_rest(&w->walk);
@@ -62,6 +75,9 @@ static long each_request(__u32 unused, void *context)
 	} else {
 		return 1;
 	}
+	text = command_at(w->flags, bytes, there);
+	if (text)
+		naming = find_command(data, end, text);
 	return request_step(w, bytes, there, naming);
 }
 

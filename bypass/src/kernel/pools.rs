@@ -50,6 +50,7 @@ impl PoolSlot {
             (rules.session, intf::POOL_SESSION),
             (!rules.simple_query, intf::POOL_NO_QUERY),
             (rules.prepared, intf::POOL_PREPARED),
+            (rules.commands, intf::POOL_COMMANDS),
         ];
         for (wanted, flag) in flags {
             self.set_flag(flag, wanted);

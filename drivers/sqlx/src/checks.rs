@@ -35,7 +35,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "pool", needs: &[], run: || Box::pin(pool()) },
     Check { name: "reconnects", needs: &[], run: || Box::pin(reconnects()) },
     Check { name: "settings stay with their client", needs: &[], run: || Box::pin(settings_stay_with_their_client()) },
-    Check { name: "listen and notify", needs: &["--session"], run: || Box::pin(listen_and_notify()) },
+    Check { name: "listen and notify", needs: &["--listen"], run: || Box::pin(listen_and_notify()) },
 ];
 
 async fn connect() -> Result<PgConnection> {

@@ -5,17 +5,20 @@
 //! | Parse | nothing; ParseComplete is ours | Parse under the server's name |
 //! | Bind, Describe | the same under the server's name | before it a Parse, whose ParseComplete is for nobody |
 //! | Close | Close of one that does not exist | the same |
+//! | EXECUTE | the same under the server's name | nothing: the driver first has it prepared |
 
 use std::sync::Arc;
 
+use super::command::{COMMAND_LEN_MAX, Command, Look, NO_COMMAND};
 use super::statements::{Meaning, Name};
 use super::{Client, ClientLimits, FromClient};
 use crate::error::Error;
 use crate::prepared::Statement;
 use crate::server::Server;
-use crate::server::outstanding::Prospect;
+use crate::server::outstanding::{Prospect, Settling};
 use crate::server::prepared::{CLOSE_OF_NONE, Sent};
-use crate::wire::frame::{HEADER_LEN, Header, Walker};
+use crate::wire::backend::{TransactionStatus, message};
+use crate::wire::frame::{HEADER_LEN, Header, MESSAGE_LEN_MAX, Walker};
 use crate::wire::frontend::Request;
 
 /// Longest Parse of a named statement, in bytes: it is kept as long as a client or server has the statement.
@@ -44,6 +47,8 @@ pub(super) enum Replaced {
     Hold,
     /// These bytes go on instead of the next `skip` ones.
     With { skip: usize, insert: Vec<u8> },
+    /// The driver carries it out.
+    ByDriver,
 }
 
 impl Client {
@@ -57,7 +62,7 @@ impl Client {
     /// server has all of them under names of the same length, and nothing is prepared or closed; else changes nothing.
     /// Returns how many names it was, or `None` if it may not be sent like that.
     pub fn rename_whole(&mut self, buf: &mut [u8], server: &mut Server, limits: ClientLimits) -> Option<usize> {
-        if limits.prepared_max == 0 {
+        if limits.prepared_max == 0 && !self.statements.has_listens() {
             return Some(0);
         }
         self.statements.correct(server.take_corrections());
@@ -65,6 +70,9 @@ impl Client {
         while let Ok(Some(header)) = Header::read(&buf[at..], limits.packet_len_max) {
             if matches!(header.kind, b'P' | b'B' | b'D' | b'C') {
                 match Name::read(header, &buf[at..]) {
+                    Ok(Some(Name { name, .. })) if header.kind == b'B' && self.statements.listen(name).is_some() => {
+                        return None;
+                    }
                     Ok(Some(Name { name: b"", .. })) => {}
                     Ok(Some(name)) if matches!(header.kind, b'B' | b'D') => {
                         let Ok(Meaning::Statement(statement)) = self.statements.find(name.name, server) else {
@@ -102,6 +110,13 @@ impl Client {
         }
         let Some(Name { name, at }) = Name::read(header, buf)? else { return Ok(Replaced::Later) };
         if name.is_empty() {
+            return Ok(match header.kind {
+                b'P' => self.replace_unnamed_parse(header, buf, server, limits),
+                b'B' if self.must_listen(name) => Replaced::ByDriver,
+                _ => Replaced::No,
+            });
+        }
+        if limits.prepared_max == 0 {
             return Ok(Replaced::No);
         }
         if server.prospect() == Prospect::Unknown {
@@ -112,6 +127,98 @@ impl Client {
             b'C' => self.replace_close(header, buf, name, server),
             _ => self.replace_use(header, buf, Name { name, at }, server, limits),
         }
+    }
+
+    /// Looks at the Query at the start of `buf`.
+    pub(super) fn replace_query(
+        &mut self,
+        header: Header,
+        buf: &[u8],
+        server: &mut Server,
+        limits: ClientLimits,
+    ) -> Replaced {
+        let command = match Command::look(header, buf) {
+            Look::None => return Replaced::No,
+            Look::Later => return Replaced::Later,
+            Look::Command(command) => command,
+        };
+        let is_ours = match &command {
+            Command::Listen { .. } | Command::Unlisten(_) => limits.listens,
+            Command::Prepare { .. } => limits.prepared_max > 0,
+            Command::Execute { name, .. } => match self.statements.commanded(name) {
+                Some(statement) if server.has_statement(&statement) => {
+                    return self.rename_command(header, buf, &command, server, &statement);
+                }
+                statement => statement.is_some(),
+            },
+            Command::Deallocate(name) => self.statements.has_any(name),
+        };
+        match server.settling() {
+            Settling::Soon if is_ours => Replaced::Hold,
+            // In a failed transaction the server refuses it.
+            Settling::Now if is_ours && server.status() != TransactionStatus::Failed => Replaced::ByDriver,
+            _ => Replaced::No,
+        }
+    }
+
+    /// The head of an EXECUTE with the server's name of the statement.
+    fn rename_command(
+        &mut self,
+        header: Header,
+        buf: &[u8],
+        command: &Command<'_>,
+        server: &mut Server,
+        statement: &Statement,
+    ) -> Replaced {
+        let Command::Execute { at, .. } = command else { return Replaced::No };
+        let name = statement.identifier();
+        let len = header.len as usize + name.len() - at.len();
+        let mut insert = vec![header.kind];
+        insert.extend((len as u32).to_be_bytes());
+        insert.extend_from_slice(&buf[HEADER_LEN..at.start]);
+        insert.extend_from_slice(name.as_bytes());
+        server.handle_request(Request::Query);
+        self.walker = Walker::resume((header.total() - at.end) as u32);
+        Replaced::With { skip: at.end, insert }
+    }
+
+    /// The Parse of the unnamed statement, which only matters if it is LISTEN or UNLISTEN.
+    fn replace_unnamed_parse(
+        &mut self,
+        header: Header,
+        buf: &[u8],
+        server: &mut Server,
+        limits: ClientLimits,
+    ) -> Replaced {
+        let body = &buf[HEADER_LEN + 1..buf.len().min(header.total())];
+        let is_short = header.total() <= COMMAND_LEN_MAX;
+        if limits.listens && is_short && buf.len() < header.total() && Command::may_be_listen(body) {
+            return Replaced::Later;
+        }
+        let command = if limits.listens && is_short { listen_in(body) } else { None };
+        self.statements.set_unnamed(command);
+        if command.is_none() {
+            return Replaced::No;
+        }
+        let mut insert = Vec::new();
+        message(&mut insert, b'P', |out| {
+            out.push(0);
+            out.extend_from_slice(NO_COMMAND);
+        });
+        server.handle_request(Request::Parse);
+        Replaced::With { skip: header.total(), insert }
+    }
+
+    /// Whether what is bound is a LISTEN or UNLISTEN which is not carried out yet.
+    fn must_listen(&mut self, name: &[u8]) -> bool {
+        self.statements.listen(name).is_some() && !std::mem::take(&mut self.bound)
+    }
+
+    /// The text of the LISTEN or UNLISTEN that the message at the start of `buf` binds.
+    pub(super) fn listen_of(&self, buf: &[u8]) -> Option<&[u8]> {
+        let header = Header::read(buf, MESSAGE_LEN_MAX).ok()??;
+        let name = Name::read(header, buf).ok()??;
+        self.statements.listen(name.name).filter(|_| header.kind == b'B')
     }
 
     fn replace_parse(
@@ -187,13 +294,16 @@ impl Client {
         if !is_parse_body(body) {
             return Err(broken);
         }
-        let Some(new) = self.statements.create(name, body, server)? else { return Ok(None) };
+        let command = if limits.listens { listen_in(body) } else { None };
+        let sent_body = if command.is_some() { NO_COMMAND } else { body };
+        let Some(new) = self.statements.create(name, sent_body, server)? else { return Ok(None) };
         let mut insert = Vec::new();
         let (name, most) = (Arc::clone(&new.name), limits.prepared_max as usize);
         let sent = server.handle_parse(name, &new.statement, most, &mut insert);
         if sent == Sent::NotYet {
             return Ok(None);
         }
+        self.statements.set_listen(&new.name, command);
         self.statements.enter(new, server);
         self.uses.client_parses += 1;
         self.uses.server_parses += u64::from(sent == Sent::Parse);
@@ -261,6 +371,9 @@ impl Client {
             Meaning::Nothing => return Ok(Replaced::No),
             Meaning::NotYet => return Ok(Replaced::Hold),
         };
+        if header.kind == b'B' && self.must_listen(name) {
+            return Ok(Replaced::ByDriver);
+        }
         let mut insert = Vec::new();
         match server.handle_use(&statement, limits.prepared_max as usize, &mut insert) {
             Sent::NotYet => return Ok(Replaced::Hold),
@@ -296,6 +409,12 @@ impl Client {
 /// The client gets another server as soon as this one is ended; within a transaction it cannot.
 fn wait_for_end(server: &Server) -> Result<Replaced, Error> {
     if server.will_end() { Ok(Replaced::Hold) } else { Err(Error::PreparedBehindCopy) }
+}
+
+/// The LISTEN or UNLISTEN that follows the name in a Parse message, if it is one.
+fn listen_in(body: &[u8]) -> Option<&[u8]> {
+    let len = body.iter().position(|&byte| byte == 0)?;
+    Some(&body[..len]).filter(|sql| Command::read_listen(sql).is_some())
 }
 
 /// Whether this is what follows the name in a Parse: text, number of types, types.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::prepared::{Registry, Statement};
+use crate::prepared::{Form, Registry, Statement};
 use crate::server::Server;
 use crate::server::effect::{Change, Correction, Effect};
 use crate::wire::frame::{HEADER_LEN, Header};
@@ -24,12 +24,18 @@ pub struct ClientStatements {
     known: HashMap<Arc<[u8]>, Named>,
     /// What they stand for, by what was answered.
     certain: HashMap<Arc<[u8]>, Arc<Statement>>,
+    /// Of those that are LISTEN or UNLISTEN, the text. Some of those that are gone may still be here.
+    listens: HashMap<Arc<[u8]>, Vec<u8>>,
+    /// Those that were prepared with SQL, which is answered before anything else is sent.
+    commanded: HashMap<Vec<u8>, Arc<Statement>>,
     /// Some of `known` stand for nothing.
     nothing: bool,
     /// Some of `known` were not told.
     untold: bool,
     /// Names that were told and do not stand for a statement any more.
     gone: Vec<Arc<[u8]>>,
+    /// There was a DISCARD ALL.
+    discarded: bool,
 }
 
 /// What a name stands for.
@@ -77,20 +83,91 @@ impl ClientStatements {
             registry,
             known: HashMap::new(),
             certain: HashMap::new(),
+            listens: HashMap::new(),
+            commanded: HashMap::new(),
             nothing: false,
             untold: false,
             gone: Vec::new(),
+            discarded: false,
         }
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.known.len()
+        self.known.len() + self.commanded.len()
     }
 
     /// True when there is none.
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
+        self.len() == 0
+    }
+
+    /// What EXECUTE of `name` executes.
+    pub fn commanded(&self, name: &[u8]) -> Option<Arc<Statement>> {
+        self.commanded.get(name).cloned()
+    }
+
+    /// The statement that PREPARE with this definition prepares.
+    ///
+    /// # Errors
+    /// [`Error::TooManyPrepared`]
+    pub fn define(&self, definition: &[u8]) -> Result<Arc<Statement>, Error> {
+        if self.len() >= STATEMENTS_MAX {
+            return Err(Error::TooManyPrepared);
+        }
+        Ok(self.registry.intern(Form::Command, definition))
+    }
+
+    /// A PREPARE has succeeded.
+    pub fn note_prepared(&mut self, name: Vec<u8>, statement: Arc<Statement>) {
+        self.commanded.insert(name, statement);
+    }
+
+    /// DEALLOCATE, of whatever has this name; false if nothing has.
+    pub fn deallocate(&mut self, name: &[u8]) -> bool {
+        if self.commanded.remove(name).is_some() {
+            return true;
+        }
+        let known = self.has(name);
+        self.forget(name);
+        known
+    }
+
+    /// The text of a statement that is LISTEN or UNLISTEN.
+    pub(super) fn listen(&self, name: &[u8]) -> Option<&[u8]> {
+        self.listens.get(name).map(Vec::as_slice)
+    }
+
+    pub(super) fn has_listens(&self) -> bool {
+        !self.listens.is_empty()
+    }
+
+    /// What is prepared as `name` is this LISTEN or UNLISTEN, or neither.
+    pub(super) fn set_listen(&mut self, name: &Arc<[u8]>, sql: Option<&[u8]>) {
+        match sql {
+            Some(sql) => {
+                self.listens.insert(Arc::clone(name), sql.to_vec());
+                if self.listens.len() > self.known.len() + self.certain.len() + 2 {
+                    let (known, certain) = (&self.known, &self.certain);
+                    let is_there = |other: &Arc<[u8]>| known.contains_key(other) || certain.contains_key(other);
+                    self.listens.retain(|other, _| other.is_empty() || other == name || is_there(other));
+                }
+            }
+            None if self.listens.is_empty() => {}
+            None => drop(self.listens.remove(name)),
+        }
+    }
+
+    /// The same for the unnamed statement.
+    pub(super) fn set_unnamed(&mut self, sql: Option<&[u8]>) {
+        if sql.is_some() || !self.listens.is_empty() {
+            self.set_listen(&Arc::from(b"".as_slice()), sql);
+        }
+    }
+
+    /// Whether a statement has this name, however it was prepared.
+    pub(super) fn has_any(&self, name: &[u8]) -> bool {
+        self.has(name) || self.commanded.contains_key(name)
     }
 
     pub(super) fn has(&self, name: &[u8]) -> bool {
@@ -102,6 +179,10 @@ impl ClientStatements {
         let mut changes = NameChanges { gone: std::mem::take(&mut self.gone), new: Vec::new() };
         if std::mem::take(&mut self.untold) {
             for (name, named) in &mut self.known {
+                // The kernel path must not bind these.
+                if self.listens.contains_key(name) {
+                    continue;
+                }
                 if let Named::Statement { statement, told: told @ false, .. } = named {
                     *told = true;
                     changes.new.push((name.clone(), Arc::clone(statement)));
@@ -116,10 +197,10 @@ impl ClientStatements {
         match self.known.get(name) {
             Some(Named::Statement { .. }) if server.owes_status() => return Ok(None),
             Some(Named::Statement { .. }) => return Err(Error::PreparedInUse),
-            None if self.known.len() >= STATEMENTS_MAX => return Err(Error::TooManyPrepared),
+            None if self.len() >= STATEMENTS_MAX => return Err(Error::TooManyPrepared),
             _ => {}
         }
-        Ok(Some(New { name: Arc::from(name), statement: self.registry.intern(name.len(), body) }))
+        Ok(Some(New { name: Arc::from(name), statement: self.registry.intern(Form::Parse(name.len()), body) }))
     }
 
     /// The Parse of a new one was sent.
@@ -156,6 +237,11 @@ impl ClientStatements {
         self.certain.remove(name);
     }
 
+    /// True once after a DISCARD ALL, which ends LISTEN as well.
+    pub fn take_discarded(&mut self) -> bool {
+        std::mem::take(&mut self.discarded)
+    }
+
     /// What the server's replies have shown.
     pub(super) fn correct(&mut self, corrections: impl Iterator<Item = Correction>) {
         for correction in corrections {
@@ -169,7 +255,11 @@ impl ClientStatements {
                     self.certain.insert(name, statement);
                 }
                 Correction::Done(Effect { name, .. }) => drop(name.and_then(|name| self.certain.remove(&name))),
-                Correction::AllGone => self.certain.clear(),
+                Correction::AllGone | Correction::Discarded => {
+                    self.discarded |= matches!(correction, Correction::Discarded);
+                    self.certain.clear();
+                    self.commanded.clear();
+                }
                 Correction::Skipped { names, pending } => {
                     self.restore(pending);
                     for name in names {

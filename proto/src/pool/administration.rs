@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::quota::{self, Scope};
 use super::{Action, Error, Grant, NOBODY, Pool, PoolLimits, Purpose};
 
 impl<S, W> Pool<S, W> {
@@ -68,6 +69,26 @@ impl<S, W> Pool<S, W> {
     pub fn evict(&mut self) -> bool {
         let oldest = self.idle_servers().min_by_key(|(_, since)| *since);
         oldest.is_some_and(|(slot, _)| self.close_idle(slot, Error::Evicted))
+    }
+
+    /// Counts a connection that is not one of the pool's servers. An idle one of them is closed where there is no room.
+    ///
+    /// # Errors
+    /// `max_db_connections` or `max_user_connections` is used up.
+    pub fn take_connection(&mut self) -> Result<(), Scope> {
+        loop {
+            match quota::take(&self.database, &self.user) {
+                Err(scope) if !self.evict() => return Err(scope),
+                Err(_) => {}
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    /// One that was counted like that is closed.
+    pub fn give_back_connection(&mut self, now: Instant) {
+        quota::give_back(&self.database, &self.user);
+        self.check_launch(now);
     }
 
     /// Slots of the idle servers and since when they are.

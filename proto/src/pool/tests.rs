@@ -519,6 +519,30 @@ fn the_longest_idle_server_is_evicted() {
 }
 
 #[test]
+fn connections_besides_the_servers_count() {
+    let (database, user) = (Arc::new(Quota::new(2)), Arc::new(Quota::new(2)));
+    let mut bench = Bench::with(PoolLimits { pool_size: 2, ..LIMITS }, &database, &user);
+    bench.wait(0);
+    bench.log_in();
+    bench.check(&[Did::Server(0, 0)]);
+    assert_eq!(bench.pool.take_connection(), Ok(()));
+    assert_eq!((database.used(), user.used()), (2, 2));
+    // The only server is in use, so that nothing makes room.
+    assert_eq!(bench.pool.take_connection(), Err(Scope::Database));
+    bench.release(0);
+    assert_eq!(bench.pool.take_connection(), Ok(()));
+    bench.check(&[Did::Close(0, Error::Evicted)]);
+    // Who waits gets a server as soon as there is room.
+    bench.wait(1);
+    bench.check(&[Did::Evict(Scope::Database)]);
+    bench.pool.give_back_connection(bench.now);
+    bench.log_in();
+    bench.check(&[Did::Server(1, 1)]);
+    bench.pool.give_back_connection(bench.now);
+    assert_eq!((database.used(), user.used()), (1, 1));
+}
+
+#[test]
 fn quotas_are_taken_from_both_or_none() {
     let (database, user) = (Arc::new(Quota::new(3)), Arc::new(Quota::new(1)));
     let mut bench = Bench::with(LIMITS, &database, &user);

@@ -33,8 +33,10 @@ pub enum Change {
 pub enum Correction {
     /// This is done.
     Done(Effect),
-    /// All are gone (`DISCARD ALL`, `DEALLOCATE ALL`).
+    /// All are gone: `DEALLOCATE ALL`.
     AllGone,
+    /// All are gone, and nothing is listened to: `DISCARD ALL`.
+    Discarded,
     /// An error has skipped something.
     Skipped {
         /// These statements were to be created.

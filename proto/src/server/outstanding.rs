@@ -133,6 +133,17 @@ pub enum Bad {
     Doubtful,
 }
 
+/// When a server owes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settling {
+    /// Now.
+    Now,
+    /// When the replies have come that it owes.
+    Soon,
+    /// Not before it was sent more.
+    Never,
+}
+
 /// What becomes of a request that is sent now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prospect {
@@ -190,6 +201,15 @@ impl Outstanding {
     pub fn is_full(&self) -> bool {
         self.queue.len() >= OUTSTANDING_MAX
             || matches!(self.mode, Mode::Ending { .. } | Mode::Unknown { asked: true, .. })
+    }
+
+    /// Whether everything that was sent is answered, or will be without anything more.
+    pub fn settling(&self) -> Settling {
+        match (self.mode, self.queue.back()) {
+            (Mode::Normal, None) if !self.begun => Settling::Now,
+            (Mode::Normal, Some(last)) if ends(last.request) => Settling::Soon,
+            _ => Settling::Never,
+        }
     }
 
     /// Takes note of a Terminate that is sent to the server.

@@ -210,7 +210,7 @@ impl Server {
     pub(super) fn completed(&mut self, tag: &[u8]) {
         if ENDS_ALL.contains(&tag) {
             self.statements.clear(self.outstanding.effects());
-            self.corrections.push(Correction::AllGone);
+            self.corrections.push(if tag == DISCARD_ALL { Correction::Discarded } else { Correction::AllGone });
             self.tell_skipped(Vec::new());
         }
     }
@@ -220,7 +220,8 @@ impl Server {
 pub const CLOSE_OF_NONE: [u8; 8] = *b"C\0\0\0\x07S~\0";
 
 /// Tags of the commands that remove all prepared statements.
-const ENDS_ALL: [&[u8]; 2] = [b"DISCARD ALL\0", b"DEALLOCATE ALL\0"];
+const ENDS_ALL: [&[u8]; 2] = [DISCARD_ALL, b"DEALLOCATE ALL\0"];
+const DISCARD_ALL: &[u8] = b"DISCARD ALL\0";
 
 /// True if the tag in this message may be one of [`ENDS_ALL`], of which only the start may be there.
 pub(super) fn ends_all(header: Header, buf: &[u8]) -> bool {

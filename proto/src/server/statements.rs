@@ -119,8 +119,20 @@ impl ServerStatements {
         removed
     }
 
+    /// One was created, and the server has said so.
+    pub fn note_created(&mut self, statement: &Arc<Statement>) {
+        self.insert(Arc::clone(statement), None);
+        self.certain.insert(statement.id(), Arc::clone(statement));
+    }
+
+    /// One was removed, and the server has said so.
+    pub fn note_removed(&mut self, statement: &Statement) {
+        self.remove(statement);
+        self.certain.remove(&statement.id());
+    }
+
     /// The one that was not used for longest, if there are more than `most`.
-    pub(super) fn surplus(&self, most: usize) -> Option<Arc<Statement>> {
+    pub fn surplus(&self, most: usize) -> Option<Arc<Statement>> {
         if self.known.len() <= most {
             return None;
         }
@@ -156,12 +168,12 @@ impl ServerStatements {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prepared::Registry;
+    use crate::prepared::{Form, Registry};
 
     #[test]
     fn those_used_last_are_kept() {
         let registry = Arc::new(Registry::default());
-        let all: Vec<_> = (0..4u8).map(|n| registry.intern(3, &[b'a' + n, 0, 0, 0])).collect();
+        let all: Vec<_> = (0..4u8).map(|n| registry.intern(Form::Parse(3), &[b'a' + n, 0, 0, 0])).collect();
         let mut statements = ServerStatements::default();
         all.iter().for_each(|statement| statements.insert(Arc::clone(statement), None));
         assert!(statements.take_changed() && !statements.take_changed());

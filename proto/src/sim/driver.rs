@@ -72,6 +72,8 @@ impl World {
                 packet_len_max: MESSAGE_LEN_MAX,
                 simple_query: true,
                 prepared_max: self.pools[client.pool].prepared_max,
+                // No schedule has commands.
+                listens: false,
             };
             let Some(core) = client.core.as_mut() else { return Ok(()) };
             if client.unread.is_empty() && !core.is_held() {
@@ -97,6 +99,7 @@ impl World {
                 FromClient::NeedServer => self.claim(c)?,
                 FromClient::Forward(n) | FromClient::Full(n) => self.forward(c, n)?,
                 FromClient::Splice { forward, skip, insert } => self.splice(c, forward, skip, &insert)?,
+                FromClient::Command(_) => return Err(format!("client {c} sent no command")),
                 FromClient::Terminate(n) => {
                     self.forward(c, n)?;
                     return self.end_client(c);

@@ -150,7 +150,12 @@ pub fn backend_key_data(out: &mut Vec<u8>, key: &[u8]) {
 
 /// Appends a ReadyForQuery with status I.
 pub fn ready_for_query(out: &mut Vec<u8>) {
-    message(out, kind::READY_FOR_QUERY, |out| out.push(b'I'));
+    ready_for_query_in(out, TransactionStatus::Idle);
+}
+
+/// Appends a ReadyForQuery.
+pub fn ready_for_query_in(out: &mut Vec<u8>, status: TransactionStatus) {
+    message(out, kind::READY_FOR_QUERY, |out| out.push(status.byte()));
 }
 
 /// Appends a NegotiateProtocolVersion: the newest minor version we speak, and the `_pq_.` options we do not know.

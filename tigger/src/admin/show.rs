@@ -15,6 +15,7 @@ use crate::net::address::Address;
 use crate::pooler::Pooler;
 use crate::pooler::clients::ClientInfo;
 use crate::pooler::pool::{Pool, PoolCore};
+use crate::pooler::server_conn::ServerInfo;
 use crate::pooler::stats::Tally;
 
 /// A result of SHOW.
@@ -354,6 +355,7 @@ fn kernel_links(pooler: &Pooler) -> HashMap<ClientId, u64> {
 /// Column `path`: which path serves a client, and why not the kernel's.
 fn path(pooler: &Pooler, info: &ClientInfo, pool: Option<&Pool>) -> String {
     let why = match (info.kernel(), pool) {
+        _ if info.is_listening() => "listens",
         (Some(kernel), _) if kernel.reason().is_empty() => {
             return match kernel.carries() {
                 Carries::Both => "kernel",
@@ -379,8 +381,6 @@ fn servers(pooler: &Arc<Pooler>) -> Vec<Row> {
 fn pool_servers(pool: &Arc<Pool>) -> Vec<Row> {
     let views: Vec<ServerView> = pool.run(|core| core.servers().collect());
     let row = |view: &ServerView| {
-        // A server that is logging in is not entered yet.
-        let info = pool.server_info(view.id)?;
         let (state, link) = match view.state {
             ServerState::Login => ("login", 0),
             ServerState::Idle => ("idle", 0),
@@ -388,27 +388,33 @@ fn pool_servers(pool: &Arc<Pool>) -> Vec<Row> {
             ServerState::Tested => ("tested", 0),
             ServerState::BeingCanceled => ("being_canceled", 0),
         };
-        let application_name = Arc::clone(&info.application_name.lock().expect("nobody panics with this lock"));
-        let socket = Socket {
-            kind: "S",
-            user: &pool.user,
-            database: &pool.database,
-            state,
-            remote: info.remote,
-            local: info.local,
-            connected_at: info.connected_at,
-            request_at: info.request_at.load(Ordering::Relaxed),
-            wait_us: 0,
-            close_needed: view.close_needed,
-            serial: info.serial,
-            link,
-            remote_pid: info.remote_pid,
-            application_name: &application_name,
-            prepared: info.prepared.load(Ordering::Relaxed),
-        };
-        Some(socket.row())
+        // A server that is logging in is not entered yet.
+        Some(server_row(pool, &*pool.server_info(view.id)?, state, link, view.close_needed))
     };
-    views.iter().filter_map(row).collect()
+    let listening = pool.listening_server().map(|info| server_row(pool, &info, "active", 0, false));
+    views.iter().filter_map(row).chain(listening).collect()
+}
+
+fn server_row(pool: &Pool, info: &ServerInfo, state: &str, link: u64, close_needed: bool) -> Row {
+    let application_name = Arc::clone(&info.application_name.lock().expect("nobody panics with this lock"));
+    let socket = Socket {
+        kind: "S",
+        user: &pool.user,
+        database: &pool.database,
+        state,
+        remote: info.remote,
+        local: info.local,
+        connected_at: info.connected_at,
+        request_at: info.request_at.load(Ordering::Relaxed),
+        wait_us: 0,
+        close_needed,
+        serial: info.serial,
+        link,
+        remote_pid: info.remote_pid,
+        application_name: &application_name,
+        prepared: info.prepared.load(Ordering::Relaxed),
+    };
+    socket.row()
 }
 
 fn kernel_path(pooler: &Arc<Pooler>) -> Vec<Row> {

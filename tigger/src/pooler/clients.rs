@@ -33,6 +33,8 @@ pub struct ClientInfo {
     pub request_at: AtomicU64,
     /// How many prepared statements it has, where they are tracked.
     pub prepared: AtomicUsize,
+    /// The pool listens for it.
+    listening: AtomicBool,
     login: Mutex<Option<LoggedIn>>,
     doing: Doing,
     notice: AtomicU8,
@@ -162,6 +164,7 @@ impl ClientInfo {
             local,
             connected_at: now,
             request_at: AtomicU64::new(now),
+            listening: AtomicBool::new(false),
             login: Mutex::default(),
             prepared: AtomicUsize::new(0),
             doing: Doing::new(Instant::now()),
@@ -245,6 +248,16 @@ impl ClientInfo {
     /// It was linked (or, with 0, unlinked).
     pub fn set_server(&self, serial: u64) {
         self.server.store(serial, Ordering::Relaxed);
+    }
+
+    /// True while its pool listens for it to some channel.
+    pub fn is_listening(&self) -> bool {
+        self.listening.load(Ordering::Relaxed)
+    }
+
+    /// It has begun or ceased to listen.
+    pub fn set_listening(&self, listening: bool) {
+        self.listening.store(listening, Ordering::Relaxed);
     }
 
     /// It has a place on the kernel path.

@@ -1,5 +1,6 @@
 //! Opening a server: connect, log in, give it to its pool.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -17,7 +18,9 @@ use super::pool::{Pool, PoolConfig};
 use super::server_conn::{ServerConn, ServerInfo};
 use crate::config::Host;
 use crate::kernel_path::KernelServer;
+use crate::net::address::Address;
 use crate::net::connect::{self, Connected};
+use crate::net::stream::Stream;
 use crate::process::{self, unix_micros};
 
 /// Connects and logs in the server `id` of `pool`, and tells the pool how it went.
@@ -56,9 +59,64 @@ fn fail(pool: &Arc<Pool>, host: &Host, id: ServerId, error: &Error) {
 type Opened = (Box<ServerConn>, Welcome, Box<[u8]>);
 
 async fn open(pool: &Arc<Pool>, config: &PoolConfig, host: &Host, id: ServerId) -> Result<Opened, Error> {
-    let database = &config.database;
     let path = pool.kernel_path();
     let announce = |far, near| if pool.shared().is_some() { path.expect(Ends { far, near }) } else { None };
+    let (logged_in, expected) = log_in(pool, config, host, announce).await?;
+    let kernel = pool.shared().zip(expected).and_then(|(shared, _)| {
+        let ends = Ends { far: logged_in.remote.socket_addr()?, near: logged_in.local.socket_addr()? };
+        KernelServer::enter(path, shared, id.slot, ends, &logged_in.stream)
+    });
+    let info = logged_in.info(host);
+    if let Some(kernel) = &kernel {
+        info.set_kernel(kernel.watch());
+    }
+    let LoggedIn { stream, unread, welcome, key, .. } = logged_in;
+    let server = Server::new(welcome.tracked.clone())
+        .with_packet_len_max(config.link.limits.packet_len_max)
+        .tracking(config.link.limits.prepared_max > 0);
+    let (watch, info) = (IdleWatch::new(pool, id), Arc::new(info));
+    let server = ServerConn { id, stream, server, unread, info, delivered: 0, watch, kernel };
+    Ok((Box::new(server), welcome, key))
+}
+
+/// A connection that is logged in.
+pub(super) struct LoggedIn {
+    pub(super) stream: Stream,
+    /// What came behind the login.
+    pub(super) unread: Vec<u8>,
+    pub(super) welcome: Welcome,
+    key: Box<[u8]>,
+    serial: u64,
+    remote: Address,
+    local: Address,
+}
+
+impl LoggedIn {
+    /// What the console shows.
+    pub(super) fn info(&self, host: &Host) -> ServerInfo {
+        ServerInfo {
+            serial: self.serial,
+            host: host.clone(),
+            remote: self.remote,
+            local: self.local,
+            connected_at: unix_micros(),
+            request_at: AtomicU64::new(unix_micros()),
+            remote_pid: self.key.first_chunk().map_or(0, |pid| u32::from_be_bytes(*pid)),
+            prepared: AtomicUsize::new(0),
+            application_name: Mutex::new(self.welcome.application_name().into()),
+            kernel: Mutex::default(),
+        }
+    }
+}
+
+/// Connects and logs in. `announce` is told of both ends before they are connected, where PostgreSQL is on this host.
+pub(super) async fn log_in<A>(
+    pool: &Arc<Pool>,
+    config: &PoolConfig,
+    host: &Host,
+    announce: impl Fn(SocketAddr, SocketAddr) -> Option<A>,
+) -> Result<(LoggedIn, Option<A>), Error> {
+    let database = &config.database;
     let (Connected { mut stream, remote, local }, expected) =
         connect::connect(host, database.port, &config.tcp, announce).await.map_err(|error| {
             let (name, user) = (&pool.database, &pool.user);
@@ -95,28 +153,8 @@ async fn open(pool: &Arc<Pool>, config: &PoolConfig, host: &Host, id: ServerId) 
                 }
             }
             Step::Ready(welcome, key) => {
-                let kernel = pool.shared().zip(expected).and_then(|(shared, _)| {
-                    let ends = Ends { far: remote.socket_addr()?, near: local.socket_addr()? };
-                    KernelServer::enter(path, shared, id.slot, ends, &stream)
-                });
-                let info = Arc::new(ServerInfo {
-                    serial,
-                    host: host.clone(),
-                    remote,
-                    local,
-                    connected_at: unix_micros(),
-                    request_at: AtomicU64::new(unix_micros()),
-                    remote_pid: key.first_chunk().map_or(0, |pid| u32::from_be_bytes(*pid)),
-                    prepared: AtomicUsize::new(0),
-                    application_name: Mutex::new(welcome.application_name().into()),
-                    kernel: Mutex::new(kernel.as_ref().map(KernelServer::watch).unwrap_or_default()),
-                });
-                let server = Server::new(welcome.tracked.clone())
-                    .with_packet_len_max(config.link.limits.packet_len_max)
-                    .tracking(config.link.limits.prepared_max > 0);
-                let watch = IdleWatch::new(pool, id);
-                let server = ServerConn { id, stream, server, unread: buffer, info, delivered: 0, watch, kernel };
-                return Ok((Box::new(server), welcome, key));
+                let logged_in = LoggedIn { stream, unread: buffer, welcome, key, serial, remote, local };
+                return Ok((logged_in, expected));
             }
         }
     }

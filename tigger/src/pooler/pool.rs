@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use super::Pooler;
 use super::latency::{Histogram, Latencies};
+use super::listener::Listener;
 use super::server_conn::{ServerConn, ServerInfo};
 use super::stats::{Counters, Tally};
 use super::tested::Check;
@@ -57,6 +58,8 @@ pub struct Pool {
     welcome: Mutex<Option<Arc<Welcome>>>,
     servers: Mutex<HashMap<ServerId, Arc<ServerInfo>>>,
     secret: Mutex<ServerSecret>,
+    /// Listens for its clients.
+    pub(super) listener: Listener,
     /// Counts up to the host, of several, that a new server is on.
     host: AtomicUsize,
     /// Since when nothing used it.
@@ -150,6 +153,7 @@ impl Pool {
             welcome: Mutex::default(),
             servers: Mutex::default(),
             secret: Mutex::new(secret),
+            listener: Listener::default(),
             host: AtomicUsize::new(0),
             unused_since: Mutex::default(),
             pooler: Arc::downgrade(pooler),

@@ -102,20 +102,31 @@ impl ServerConn {
     pub async fn run(&mut self, sql: &str, tracked: &Tracked) -> Result<Result<(), ErrorFields>, Error> {
         let mut message = Vec::new();
         frontend::query(&mut message, sql);
+        self.ask(&message, tracked, |_| {}).await
+    }
+
+    /// The same with a Query message; `on_reply` gets all that the server says.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn ask(
+        &mut self,
+        query: &[u8],
+        tracked: &Tracked,
+        mut on_reply: impl FnMut(&[u8]),
+    ) -> Result<Result<(), ErrorFields>, Error> {
         self.server.handle_own_query();
-        self.stream.write_all(&message).await.map_err(|_| Error::ServerCrashed)?;
+        self.stream.write_all(query).await.map_err(|_| Error::ServerCrashed)?;
         let mut failure = None;
         loop {
-            match self.server.handle_own_reply(&self.unread, tracked, &mut failure)? {
-                OwnQuery::More(used) => drop(self.unread.drain(..used)),
-                OwnQuery::Done(used) => {
-                    self.unread.drain(..used);
-                    return Ok(Ok(()));
-                }
-                OwnQuery::Failed(used, fields) => {
-                    self.unread.drain(..used);
-                    return Ok(Err(fields));
-                }
+            let step = self.server.handle_own_reply(&self.unread, tracked, &mut failure)?;
+            let (OwnQuery::More(used) | OwnQuery::Done(used) | OwnQuery::Failed(used, _)) = &step;
+            on_reply(&self.unread[..*used]);
+            self.unread.drain(..*used);
+            match step {
+                OwnQuery::More(_) => {}
+                OwnQuery::Done(_) => return Ok(Ok(())),
+                OwnQuery::Failed(_, fields) => return Ok(Err(fields)),
             }
             match self.stream.read_more(&mut self.unread).await {
                 Ok(0) | Err(_) => return Err(Error::ServerCrashed),

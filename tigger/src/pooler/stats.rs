@@ -71,6 +71,11 @@ counters! {
 }
 
 impl Counters {
+    /// Adds bytes that went to a client while it was not linked.
+    pub fn add_sent(&self, bytes: u64) {
+        self.bytes_sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Adds bytes that came from a client while it was not linked.
     pub fn add_received(&self, bytes: u64) {
         self.bytes_received.fetch_add(bytes, Ordering::Relaxed);

@@ -20,6 +20,7 @@ use tigger_proto::wire::error_response::{self, Severity};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
+use super::command::Listening;
 use super::link::{Link, LinkEnd};
 use super::scratch::{CARRY_LEN_MAX, Pending, Scratch};
 use crate::kernel_path::KernelClient;
@@ -44,6 +45,8 @@ pub(super) struct ClientConn {
     pub(super) drain_timer: Option<Pin<Box<Sleep>>>,
     /// Its place on the kernel path.
     pub(super) kernel: Option<Box<KernelClient>>,
+    /// What it listens to, where the pool does that for it.
+    pub(super) listening: Option<Listening>,
 }
 
 /// How being idle ended.
@@ -52,6 +55,8 @@ enum Next {
     Request,
     /// The kernel path gave the client back with its server.
     TakenBack(Box<Link>),
+    /// A command that needs no server; it is in `carry`.
+    Command,
 }
 
 /// Why a client is disconnected, and whether it is told.
@@ -109,12 +114,23 @@ impl ClientConn {
                 Link::new(server, self.pool.link_rules(), asked)
             }
             Next::TakenBack(link) => *link,
+            Next::Command => return self.carry_out_unlinked().await,
         };
         let Some(mut link) = self.push(link)? else { return Ok(()) };
         if self.kernel.as_ref().is_some_and(|kernel| kernel.is_remote()) {
             self.landed().await?;
         }
-        let end = std::future::poll_fn(|cx| link.poll(self, cx)).await;
+        let end = loop {
+            let end = std::future::poll_fn(|cx| link.poll(self, cx)).await;
+            if end != LinkEnd::Command {
+                break end;
+            }
+            match self.carry_out(&mut link).await {
+                Ok(()) if link.is_over(self) && self.carry.is_empty() => break LinkEnd::Released,
+                Ok(()) => {}
+                Err(end) => break end,
+            }
+        };
         self.unlink(link, end)
     }
 
@@ -138,6 +154,7 @@ impl ClientConn {
             }
             match self.client.handle_bytes_unlinked(&self.carry, limits).map_err(Farewell::Told)? {
                 FromClient::NeedServer => return Ok(Next::Request),
+                FromClient::Command(_) => return Ok(Next::Command),
                 FromClient::Terminate(_) => return Err(Farewell::Silent(Error::ClientClose)),
                 FromClient::Discard(n) | FromClient::Forward(n) | FromClient::Full(n) => {
                     self.carry.drain(..n);
@@ -162,7 +179,7 @@ impl ClientConn {
                         None => self.pool.check_woken(),
                     }
                 }
-                match self.poll_flush(cx) {
+                match self.poll_notified(cx) {
                     Poll::Ready(Ok(())) => self.poll_more(cx).map_ok(|()| None),
                     Poll::Ready(Err(_)) => Poll::Ready(Err(Farewell::Silent(Error::ClientUnexpectedEof))),
                     Poll::Pending => Poll::Pending,
@@ -346,6 +363,9 @@ impl ClientConn {
         self.guard.info.set_server(0);
         self.pool.counters.add(&tally);
         self.client.unlink(&mut server.server);
+        if self.client.statements().take_discarded() && self.is_listening() {
+            self.stop_listening();
+        }
         if end == LinkEnd::HandedOver {
             self.hand_over_pair(server, xact_start);
             return Ok(());
@@ -368,6 +388,7 @@ impl ClientConn {
         }
         match end {
             LinkEnd::Released | LinkEnd::HandedOver => Ok(()),
+            LinkEnd::Command => unreachable!("the link goes on after it"),
             LinkEnd::ClientLeft(reason) => Err(Farewell::Silent(reason)),
             LinkEnd::ClientFails(reason) | LinkEnd::ServerFails(reason) => Err(told(reason)),
         }

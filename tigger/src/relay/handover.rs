@@ -19,6 +19,7 @@ impl ClientConn {
         if let (Some(kernel), Some(shared)) = (&mut self.kernel, self.pool.shared())
             && !kernel.is_handed_over()
             && !kernel.is_remote()
+            && self.listening.is_none()
             && self.carry.is_empty()
             && self.client.at_border()
         {
@@ -112,6 +113,7 @@ impl ClientConn {
             PoolMode::Statement => false,
         };
         let may_push = may_push
+            && self.listening.is_none()
             && server.kernel.as_ref().is_some_and(|kernel| !kernel.is_remote())
             && server.server.is_between_requests()
             && self.to_client.is_empty()

@@ -21,9 +21,11 @@ use crate::pooler::pool::LinkRules;
 use crate::pooler::server_conn::ServerConn;
 use crate::pooler::stats::Tally;
 
-/// Why a link ends.
+/// Why a link ends, or stops for a while.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum LinkEnd {
+    /// The client's next request is a command that is carried out here, see [`super::command`].
+    Command,
     /// The transaction is over.
     Released,
     /// Both ends are on this host and between two requests: the kernel path goes on with the pair.
@@ -99,7 +101,7 @@ impl Link {
 
     /// In transaction and statement mode, the server is given back as soon as it is idle and the client has no message
     /// half sent.
-    fn is_over(&self, client: &ClientConn) -> bool {
+    pub(super) fn is_over(&self, client: &ClientConn) -> bool {
         self.server.server.is_idle() && self.may_part(client)
     }
 
@@ -113,6 +115,7 @@ impl Link {
             PoolMode::Statement => false,
         };
         is_carried
+            && !client.is_listening()
             && self.tally.query_count > 0
             && self.server.server.is_between_requests()
             && self.is_whole(client)
@@ -244,8 +247,20 @@ impl Link {
         Ok(true)
     }
 
+    /// What the server was sent, before anything else is.
+    pub(super) async fn flush(&mut self) -> Result<(), LinkEnd> {
+        let Self { to_server, server, .. } = self;
+        let flushed = std::future::poll_fn(|cx| to_server.poll_flush(&mut server.stream, cx)).await;
+        flushed.map_err(|_| LinkEnd::ServerFails(Error::ServerCrashed))
+    }
+
+    /// There may be requests in the client's carry.
+    pub(super) fn rewalk(&mut self) {
+        self.unwalked = true;
+    }
+
     /// Counts, and gives the time since the queries began.
-    fn handle_ready(&mut self, info: &ClientInfo, readies: u64, transactions: u64) -> Duration {
+    pub(super) fn handle_ready(&mut self, info: &ClientInfo, readies: u64, transactions: u64) -> Duration {
         let now = Instant::now();
         let time = now.duration_since(self.query_start);
         self.tally.query_count += readies;
@@ -308,33 +323,34 @@ impl Link {
             let (since, transaction) = (self.query_start, self.xact_start);
             client.guard.info.set_activity(Activity::Query { since, transaction });
         }
-        let (used, left) = self.walk(client, cx, bytes)?;
+        let (used, end) = self.walk(client, cx, bytes)?;
         client.carry.clear();
         client.carry.extend_from_slice(&bytes[used..]);
-        match left {
-            Some(reason) => Err(LinkEnd::ClientLeft(reason)),
+        match end {
+            Some(end) => Err(end),
             None => Ok(used > 0),
         }
     }
 
-    /// Sends what goes on to the server; gives how much of the bytes is done with, and why the client leaves, if so.
+    /// Sends what goes on to the server; gives how much of the bytes is done with, and why nothing more goes on, if so.
     fn walk(
         &mut self,
         client: &mut ClientConn,
         cx: &mut Context<'_>,
         bytes: &[u8],
-    ) -> Result<(usize, Option<Error>), LinkEnd> {
+    ) -> Result<(usize, Option<LinkEnd>), LinkEnd> {
         let mut used = 0;
         loop {
             let rest = &bytes[used..];
             let result = client.client.handle_bytes(rest, &mut self.server.server, self.rules.limits);
-            let (n, left) = match result.map_err(LinkEnd::ClientFails)? {
+            let (n, end) = match result.map_err(LinkEnd::ClientFails)? {
                 FromClient::Forward(n) => (n, None),
                 FromClient::Full(n) => {
                     self.unwalked = true;
                     (n, None)
                 }
-                FromClient::Terminate(n) => (n, Some(Error::ClientClose)),
+                FromClient::Command(n) => (n, Some(LinkEnd::Command)),
+                FromClient::Terminate(n) => (n, Some(LinkEnd::ClientLeft(Error::ClientClose))),
                 FromClient::Splice { forward, skip, insert } => {
                     used += forward + skip;
                     self.send(cx, &[&rest[..forward], &insert].concat());
@@ -344,7 +360,7 @@ impl Link {
                 FromClient::Discard(_) | FromClient::NeedServer => unreachable!("a linked client has a server"),
             };
             self.send(cx, &rest[..n]);
-            return Ok((used + n, left));
+            return Ok((used + n, end));
         }
     }
 

@@ -296,6 +296,7 @@ impl Attempt<'_> {
                 pooler,
                 carry,
                 to_client: Pending::default(),
+                listening: None,
             })),
             Target::Console(access, startup) => {
                 Outcome::Console(Box::new(admin::Session::new(pooler, guard, stream, carry, *access, startup.user)))

@@ -62,7 +62,7 @@ impl Counters {
 
 /// Has the client ask until the kernel path carries it: the first request opens the server.
 #[track_caller]
-fn warm_up(console: &mut Console, client: &mut Wire) {
+pub(crate) fn warm_up(console: &mut Console, client: &mut Wire) {
     let before = Counters::read(console);
     until("the kernel path carries", || {
         assert_eq!(client.value("select 'warm'"), "warm");

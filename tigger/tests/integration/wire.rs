@@ -44,7 +44,7 @@ impl Refusal {
         Self { severity: "FATAL".into(), sqlstate: "08P01".into(), text: text.into() }
     }
 
-    fn read(body: &[u8]) -> Self {
+    pub(crate) fn read(body: &[u8]) -> Self {
         let mut refusal = Self::default();
         for field in body.split(|byte| *byte == 0).filter(|field| !field.is_empty()) {
             let value = String::from_utf8_lossy(&field[1..]).into_owned();
