@@ -73,10 +73,15 @@ impl Statement {
     pub fn prepare(&self, out: &mut Vec<u8>) {
         debug_assert_eq!(self.form, Form::Command);
         message(out, b'Q', |out| {
-            out.extend_from_slice(format!("PREPARE {}", self.identifier()).as_bytes());
+            out.extend_from_slice(self.head().as_bytes());
             out.extend_from_slice(&self.body);
             out.push(0);
         });
+    }
+
+    /// What is before its definition in the query that creates it. It is ASCII.
+    pub fn head(&self) -> String {
+        format!("PREPARE {}", self.identifier())
     }
 
     /// Its name on servers, for SQL.

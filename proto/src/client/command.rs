@@ -37,12 +37,14 @@ pub enum Command<'a> {
     },
     /// `UNLISTEN channel`, or `UNLISTEN *` (none).
     Unlisten(Option<Vec<u8>>),
-    /// `PREPARE name (types) AS statement`
+    /// `PREPARE name (types) AS statement`; not PREPARE TRANSACTION.
     Prepare {
         /// What it is to be called.
         name: Vec<u8>,
         /// All behind the name.
         definition: &'a [u8],
+        /// How many characters are before that.
+        before: usize,
     },
     /// `EXECUTE name (parameters)`
     Execute {
@@ -221,7 +223,11 @@ impl<'a> Text<'a> {
             // Where it may go on, it is too long.
             Keyword::Execute if self.is_at_end() && self.bytes.len() == HEAD_LEN - HEADER_LEN => None,
             Keyword::Execute => Some(Command::Execute { name, at: HEADER_LEN + from..HEADER_LEN + self.at }),
-            Keyword::Prepare => Some(Command::Prepare { name, definition: self.definition()? }),
+            Keyword::Prepare => {
+                let is_start = |byte: &&u8| **byte & 0xc0 != 0x80;
+                let before = self.bytes[..self.at].iter().filter(is_start).count();
+                Some(Command::Prepare { name, definition: self.definition()?, before })
+            }
             Keyword::Partial => None,
         }
     }
@@ -285,10 +291,15 @@ impl<'a> Text<'a> {
     /// whoever does not want to read all of SQL does not know.
     fn definition(&self) -> Option<&'a [u8]> {
         let text = self.rest();
+        let start = text.trim_ascii_start();
+        let is_as = |start: &[u8]| start.get(..2).is_some_and(|word| word.eq_ignore_ascii_case(b"as"));
+        if start.first() != Some(&b'(') && (!is_as(start) || start.get(2).is_none_or(|&next| is_name_part(next))) {
+            return None;
+        }
         let is_end = |byte: &u8| byte.is_ascii_whitespace() || *byte == b';';
         let len = text.iter().rposition(|byte| !is_end(byte)).map_or(0, |last| last + 1);
         let definition = &text[..len];
-        (!definition.is_empty() && !definition.contains(&b';') && !definition.contains(&0)).then_some(definition)
+        (!definition.contains(&b';') && !definition.contains(&0)).then_some(definition)
     }
 }
 
@@ -383,9 +394,13 @@ mod tests {
 
     #[test]
     fn prepare_execute_deallocate() {
-        let prepare = |name: &str, definition| Some(Command::Prepare { name: name.into(), definition });
-        check("PREPARE P (int) AS select $1;", prepare("p", b" (int) AS select $1"));
-        check("prepare p(int)as select 1", prepare("p", b"(int)as select 1"));
+        let prepare = |name: &str, definition, before| Some(Command::Prepare { name: name.into(), definition, before });
+        check("PREPARE P (int) AS select $1;", prepare("p", b" (int) AS select $1", 9));
+        check("prepare p(int)as select 1", prepare("p", b"(int)as select 1", 9));
+        check(" prepare \"ä\" as(select 1)", prepare("ä", b" as(select 1)", 12));
+        for sql in ["PREPARE TRANSACTION 'x'", "PREPARE p select 1", "PREPARE p assume", "PREPARE p as"] {
+            check(sql, None);
+        }
         check("PREPARE p AS select 1; EXECUTE p", None);
         check("PREPARE p", None);
         let execute = |name: &str, at| Some(Command::Execute { name: name.into(), at });

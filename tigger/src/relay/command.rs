@@ -173,10 +173,10 @@ impl ClientConn {
                 let result = listen(&mut self.listening, &self.pool, &self.guard.info, &self.client, command).await;
                 Ok(Outcome::of(result))
             }
-            Command::Prepare { name, definition } => self.prepare(link, name, definition).await,
+            Command::Prepare { name, definition, before } => self.prepare(link, name, definition, *before).await,
             Command::Execute { name, .. } => {
                 let statement = self.client.statements().commanded(name).expect("it was found to be known");
-                match (self.create(link, &statement).await?, message) {
+                match (self.create(link, &statement, None).await?, message) {
                     (Ok(()), _) => Ok(Outcome::GoesOn),
                     (Err((reply, _)), Some(_)) => Ok(Outcome::Relayed(reply)),
                     // The rest of the message would have to be skipped.
@@ -190,7 +190,14 @@ impl ClientConn {
         }
     }
 
-    async fn prepare(&mut self, link: &mut Link, name: &[u8], definition: &[u8]) -> Result<Outcome, LinkEnd> {
+    /// `before` the definition there were so many characters.
+    async fn prepare(
+        &mut self,
+        link: &mut Link,
+        name: &[u8],
+        definition: &[u8],
+        before: usize,
+    ) -> Result<Outcome, LinkEnd> {
         let statements = self.client.statements();
         let known = statements.commanded(name);
         let statement = match statements.define(definition) {
@@ -204,23 +211,23 @@ impl ClientConn {
             return Ok(Outcome::failed("42P05", &text));
         }
         // Another client may have prepared it there, as with a Parse.
-        let created =
-            if link.server.server.has_statement(&statement) { Ok(()) } else { self.create(link, &statement).await? };
-        match created {
-            Ok(()) => {
-                self.client.statements().note_prepared(name.to_vec(), statement);
-                Ok(Outcome::done("PREPARE"))
+        if !link.server.server.has_statement(&statement) {
+            let moved = before as i64 - statement.head().len() as i64;
+            if let Err((reply, _)) = self.create(link, &statement, Some(moved)).await? {
+                return Ok(Outcome::Relayed(reply));
             }
-            Err((reply, _)) => Ok(Outcome::Relayed(reply)),
         }
+        self.client.statements().note_prepared(name.to_vec(), statement);
+        Ok(Outcome::done("PREPARE"))
     }
 
     /// Has the server create a statement that it does not have, or has out of date. The inner error is what it says, up to
-    /// its ReadyForQuery, and in short.
+    /// its ReadyForQuery, with positions that are `moved`, and in short.
     async fn create(
         &mut self,
         link: &mut Link,
         statement: &Arc<Statement>,
+        moved: Option<i64>,
     ) -> Result<Result<(), (Vec<u8>, ErrorFields)>, LinkEnd> {
         self.remove(link, statement).await?;
         let most = (link.rules.limits.prepared_max.max(1) - 1) as usize;
@@ -236,7 +243,7 @@ impl ClientConn {
                 link.server.server.statements().note_created(statement);
                 Ok(())
             }
-            Err(fields) => Err((reply, fields)),
+            Err(fields) => Err((error_response::move_positions(&reply, moved), fields)),
         })
     }
 

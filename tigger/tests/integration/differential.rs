@@ -95,6 +95,21 @@ const KNOWN: &[Known] = &[
         reason: "on servers statements have other names",
     },
     Known {
+        titles: &["an error in what is executed", "wrong parameters for what is executed"],
+        modes: &[Mode::Transaction, Mode::Statement],
+        reason: "the same; which are longer, so that in an EXECUTE positions are others as well",
+    },
+    Known {
+        titles: &["prepare twice", "prepare twice within a transaction"],
+        modes: &[Mode::Transaction, Mode::Statement],
+        reason: "the error is our own, without a place in PostgreSQL's source",
+    },
+    Known {
+        titles: &["names beyond the longest"],
+        modes: &[Mode::Transaction, Mode::Statement],
+        reason: "they are cut here, without PostgreSQL's notice",
+    },
+    Known {
         titles: &["executions sent ahead with errors"],
         modes: &[Mode::Transaction],
         reason: "clients share statements, so the server may have a generic plan before this client's sixth execution: what \
