@@ -2,7 +2,7 @@
 //! here, and so they are carried out here: LISTEN and UNLISTEN, PREPARE, EXECUTE and DEALLOCATE.
 //!
 //! Only the simple form is known: one command in a Query message, which begins with its keyword (white space may come before
-//! it, comments may not). LISTEN and UNLISTEN are also known in a Parse message: they take effect with each Bind, and the server
+//! it, comments only behind it). LISTEN and UNLISTEN are also known in a Parse message: they take effect with each Bind, and the server
 //! gets [`NO_COMMAND`] instead. Anything else goes to the server as it is. What the kernel path leaves to the user path because
 //! of this is in `bypass/src/bpf/requests.bpf.h`.
 
@@ -279,12 +279,35 @@ impl<'a> Text<'a> {
     /// True if nothing follows that means anything.
     fn is_over(&self) -> bool {
         let mut rest = Text { bytes: self.bytes, at: self.at };
-        rest.skip_space();
-        while rest.rest().first() == Some(&b';') {
-            rest.at += 1;
+        loop {
             rest.skip_space();
+            match rest.rest() {
+                [] => return true,
+                [b';', ..] => rest.at += 1,
+                [b'-', b'-', line @ ..] => {
+                    let len = line.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(line.len());
+                    rest.at += 2 + len;
+                }
+                [b'/', b'*', ..] if rest.skip_comment() => {}
+                _ => return false,
+            }
         }
-        rest.is_at_end()
+    }
+
+    /// A comment that begins here, with those inside (manual, section 4.1.5); false if it has no end.
+    fn skip_comment(&mut self) -> bool {
+        let mut depth = 0;
+        loop {
+            match self.rest() {
+                [b'/', b'*', ..] => (self.at, depth) = (self.at + 2, depth + 1),
+                [b'*', b'/', ..] => (self.at, depth) = (self.at + 2, depth - 1),
+                [_, ..] => self.at += 1,
+                [] => return false,
+            }
+            if depth == 0 {
+                return true;
+            }
+        }
     }
 
     /// What is prepared, without what ends it. A semicolon inside may be the end of one command and the start of the next:
@@ -366,7 +389,11 @@ mod tests {
             "LISTEN U&\"x\"",
             "LISTEN \"\"",
             "/* */ LISTEN x",
-            "LISTEN x -- more",
+            "LISTEN x /* open",
+            "LISTEN x /* /* */ open",
+            "LISTEN x -- more\ny",
+            "LISTEN x - y",
+            "LISTEN x /",
             "LISTEN 'x'",
             "LISTEN *",
             "listener",
@@ -380,6 +407,7 @@ mod tests {
     #[test]
     fn unlisten() {
         check("UNLISTEN x;;", Some(Command::Unlisten(Some(b"x".to_vec()))));
+        check("UNLISTEN x /*a/*b*/;*/; -- end\n;--", Some(Command::Unlisten(Some(b"x".to_vec()))));
         check("unlisten * ;", Some(Command::Unlisten(None)));
         check("UNLISTEN *, x", None);
     }
