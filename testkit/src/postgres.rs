@@ -257,7 +257,8 @@ impl Postgres {
         Ok(())
     }
 
-    fn data(&self) -> PathBuf {
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
         self.directory.path().join(DATA)
     }
 

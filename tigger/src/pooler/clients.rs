@@ -12,6 +12,7 @@ use tigger_bypass::ClientSlot;
 use tigger_proto::cancel::CancelKey;
 use tigger_proto::error::Error;
 use tigger_proto::pool::ClientId;
+use tigger_proto::replication::Replication;
 
 use super::pool::Pool;
 use crate::net::address::Address;
@@ -56,6 +57,8 @@ pub struct LoggedIn {
     pub pool: Option<Arc<Pool>>,
     /// Parameter `application_name`.
     pub application_name: Arc<str>,
+    /// Set for a replication connection.
+    pub replication: Option<Replication>,
 }
 
 /// What a client does on the user path. PgBouncer calls all but waiting clients active.

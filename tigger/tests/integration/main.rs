@@ -26,6 +26,7 @@ mod prepared;
 mod programs;
 mod psql;
 mod reload;
+mod replication;
 mod server_auth;
 mod signals;
 mod sql_prepare;
