@@ -35,6 +35,7 @@ use idle::IdleSet;
 pub use limits::PoolLimits;
 use login::LoginFailed;
 use quota::{Quota, Scope};
+use replication::Owner;
 use shared::Shared;
 pub use view::{ServerState, ServerView};
 use waiting::WaitingQueue;
@@ -148,7 +149,7 @@ struct Entry<S> {
     cancels: u32,
     key: Box<[u8]>,
     /// The replication client whose own it is.
-    owner: Option<ClientId>,
+    owner: Option<Owner>,
 }
 
 impl<S> Entry<S> {

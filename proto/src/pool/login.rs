@@ -41,8 +41,8 @@ impl<S, W> Pool<S, W> {
         };
         entry.connected_at = now;
         entry.key = key;
-        if let Some(client) = entry.owner {
-            return self.give_own(now, id, server, client);
+        if let Some(owner) = entry.owner {
+            return self.give_own(now, id, server, owner);
         }
         entry.state = State::Tested { idle_since: None };
         let close_needed = entry.close_needed;
@@ -63,8 +63,8 @@ impl<S, W> Pool<S, W> {
     pub fn handle_connect_failed(&mut self, now: Instant, id: ServerId, error: &Error) {
         let owner = self.forget(id).and_then(|entry| entry.owner);
         let is_refused = matches!(error, Error::ServerRefused(_)) && !error.is_temporary();
-        if let (Some(client), true) = (owner, is_refused) {
-            self.refuse_own(client, error);
+        if let (Some(owner), true) = (owner, is_refused) {
+            self.refuse_own(owner, error);
             return self.check_launch(now);
         }
         self.login_failed = Some(LoginFailed { at: now, text: error.to_string() });

@@ -4,8 +4,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Action, ClientId, Error, Grant, Pool, Purpose, ServerId, State, Waiting, quota};
+use super::{Action, ClientId, Error, Grant, Pool, Purpose, ServerId, State, Ticket, Waiting, quota};
 use crate::client::startup::Startup;
+
+/// The replication client whose own a server is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owner {
+    pub(super) client: ClientId,
+    /// Its place in the queue until it gets the server.
+    ticket: Ticket,
+}
 
 /// Whom a new server is for.
 #[derive(Debug)]
@@ -13,15 +21,15 @@ pub(super) enum Demand {
     /// Whoever comes.
     Anybody,
     /// This replication client alone.
-    Replication(ClientId, Arc<Startup>),
+    Replication(Owner, Arc<Startup>),
 }
 
 impl<S, W> Pool<S, W> {
     /// Whom a new server would be for, if one is wanted: the first in the queue.
     pub(super) fn demand(&self) -> Option<Demand> {
-        match self.waiting.iter().next() {
-            Some(Waiting { client, purpose: Purpose::Replication(startup), .. }) => {
-                Some(Demand::Replication(*client, Arc::clone(startup)))
+        match self.waiting.first() {
+            Some((ticket, Waiting { client, purpose: Purpose::Replication(startup), .. })) => {
+                Some(Demand::Replication(Owner { client: *client, ticket }, Arc::clone(startup)))
             }
             Some(_) => Some(Demand::Anybody),
             None => (self.total() < self.limits.min_pool_size as usize).then_some(Demand::Anybody),
@@ -30,7 +38,7 @@ impl<S, W> Pool<S, W> {
 
     /// True when it is a replication client's turn to get a server.
     pub(super) fn serves_replication_next(&self) -> bool {
-        self.waiting.iter().next().is_some_and(|waiting| matches!(waiting.purpose, Purpose::Replication(_)))
+        self.waiting.first().is_some_and(|(_, waiting)| matches!(waiting.purpose, Purpose::Replication(_)))
     }
 
     /// True when a server that becomes free must be closed, because a replication client's turn has come and there is no room
@@ -44,15 +52,15 @@ impl<S, W> Pool<S, W> {
     }
 
     /// The server of a replication client has logged in.
-    pub(super) fn give_own(&mut self, now: Instant, id: ServerId, server: S, client: ClientId) {
+    pub(super) fn give_own(&mut self, now: Instant, id: ServerId, server: S, owner: Owner) {
         let Some(entry) = self.entry_mut(id) else { return };
         let close_needed = entry.close_needed;
-        let waiting = if close_needed || self.paused { None } else { self.waiting.take_client(client) };
+        let waiting = if close_needed || self.paused { None } else { self.waiting.leave(owner.ticket) };
         match waiting {
             Some(waiting) => {
                 self.tell_waiting();
                 if let Some(entry) = self.entry_mut(id) {
-                    entry.state = State::Active { client, cancelable: false };
+                    entry.state = State::Active { client: owner.client, cancelable: false };
                 }
                 self.actions.push_back(Action::Grant(waiting.waiter, Grant::Server(id, server)));
             }
@@ -65,8 +73,8 @@ impl<S, W> Pool<S, W> {
     }
 
     /// The server refused the login of a replication client. That need not be about others: it may lack a privilege.
-    pub(super) fn refuse_own(&mut self, client: ClientId, error: &Error) {
-        if let Some(waiting) = self.waiting.take_client(client) {
+    pub(super) fn refuse_own(&mut self, owner: Owner, error: &Error) {
+        if let Some(waiting) = self.waiting.leave(owner.ticket) {
             self.tell_waiting();
             self.actions.push_back(Action::Grant(waiting.waiter, Grant::Failed(error.clone())));
         }
@@ -77,7 +85,7 @@ impl<S, W> Pool<S, W> {
         let clients: Vec<ClientId> = self
             .entries()
             .filter(|(_, entry)| matches!(entry.state, State::Active { .. }))
-            .filter_map(|(_, entry)| entry.owner)
+            .filter_map(|(_, entry)| Some(entry.owner?.client))
             .collect();
         self.actions.extend(clients.into_iter().map(|client| Action::End(client, reason.clone())));
     }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::replication::Demand;
-use super::{Action, ClientId, Entry, Error, Grant, NOBODY, Pool, ServerId, Slot, State, idle_since, last_seen, quota};
+use super::replication::{Demand, Owner};
+use super::{Action, Entry, Error, Grant, NOBODY, Pool, ServerId, Slot, State, idle_since, last_seen, quota};
 
 impl<S, W> Pool<S, W> {
     /// Closes what is too old or idle too long, has checked what is idle for long, opens what is missing. To be called several times a second.
@@ -115,8 +115,8 @@ impl<S, W> Pool<S, W> {
         }
         let action = match demand {
             Demand::Anybody => Action::Connect(self.occupy(now, None)),
-            Demand::Replication(client, startup) => {
-                Action::ConnectReplication(self.occupy(now, Some(*client)), Arc::clone(startup))
+            Demand::Replication(owner, startup) => {
+                Action::ConnectReplication(self.occupy(now, Some(*owner)), Arc::clone(startup))
             }
         };
         self.actions.push_back(action);
@@ -142,7 +142,7 @@ impl<S, W> Pool<S, W> {
         limits.pool_size.saturating_add(reserve) as usize
     }
 
-    fn occupy(&mut self, now: Instant, owner: Option<ClientId>) -> ServerId {
+    fn occupy(&mut self, now: Instant, owner: Option<Owner>) -> ServerId {
         let entry = Entry {
             state: State::Login,
             connected_at: now,

@@ -75,11 +75,6 @@ impl<W> WaitingQueue<W> {
         self.take_first(|_| true)
     }
 
-    /// Takes this client out.
-    pub(super) fn take_client(&mut self, client: ClientId) -> Option<Waiting<W>> {
-        self.take_first(|waiting| waiting.client == client)
-    }
-
     /// Takes the first client that waits for a server, if it came at `latest` or before.
     pub(super) fn pop_overdue(&mut self, latest: Instant) -> Option<Waiting<W>> {
         let first = self.iter().find(|waiting| waiting.purpose == Purpose::Server)?;
@@ -93,6 +88,10 @@ impl<W> WaitingQueue<W> {
 
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.iter().next().map(|waiting| waiting.since)
+    }
+
+    pub(super) fn first(&self) -> Option<(Ticket, &Waiting<W>)> {
+        self.places.iter().find_map(|(ticket, waiting)| Some((*ticket, waiting.as_ref()?)))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Waiting<W>> {
@@ -134,10 +133,8 @@ mod tests {
         assert_eq!(queue.pop(&Purpose::Login).unwrap().waiter, 4);
         assert_eq!(queue.pop(&Purpose::Server).unwrap().waiter, 0);
         assert!(queue.leave(tickets[0]).is_none());
-        assert_eq!(queue.take_client(ClientId(3)).unwrap().waiter, 3);
-        assert!(queue.take_client(ClientId(3)).is_none());
         let rest: Vec<u32> = std::iter::from_fn(|| queue.pop_any()).map(|w| w.waiter).collect();
-        assert_eq!(rest, [2, 5]);
+        assert_eq!(rest, [2, 3, 5]);
         assert!(queue.is_empty() && queue.places.is_empty());
     }
 }
