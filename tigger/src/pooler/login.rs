@@ -147,7 +147,7 @@ pub(super) async fn log_in<A>(
         tracing::info!("S-{serial:#x}: {name}/{user}@{remote} new connection to server (from {local})");
     }
     let mut message = Vec::new();
-    startup::startup_message(&mut message, parameters(pool, database, own).into_iter());
+    startup::startup_message(&mut message, config.protocol, parameters(pool, database, own).into_iter());
     let lost = |_| Error::ServerLogin("server login failed: connection lost".into());
     stream.write_all(&message).await.map_err(lost)?;
 
@@ -155,7 +155,7 @@ pub(super) async fn log_in<A>(
     let replication = own.and_then(|own| own.replication);
     // A WAL sender without a database knows no SQL.
     let connect_query = database.connect_query.clone().filter(|_| replication != Some(Replication::Physical));
-    let mut login = login.querying(connect_query);
+    let mut login = login.speaking(config.protocol).querying(connect_query);
     let mut buffer = Vec::new();
     loop {
         let (used, step) = login.handle_bytes(&buffer, &pool.tracked)?;

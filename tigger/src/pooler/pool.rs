@@ -15,6 +15,7 @@ use tigger_proto::pool::shared::{Look, Shared};
 use tigger_proto::pool::{Action, Grant, Pool as Core, PoolLimits, PoolMode, ServerId};
 use tigger_proto::prepared::Registry;
 use tigger_proto::server::login::{ServerSecret, Welcome};
+use tigger_proto::wire::version::Version;
 use tokio::sync::oneshot;
 
 use super::Pooler;
@@ -90,6 +91,8 @@ pub struct PoolConfig {
     pub reset_query: Option<String>,
     /// Whether servers still answer is seen by this; `None`: it is not looked at.
     pub check: Option<Check>,
+    /// The newest protocol that is asked for.
+    pub protocol: Version,
     /// Longest time to connect and log in.
     pub connect_timeout: Option<Duration>,
     /// Whether the kernel path may serve its clients.

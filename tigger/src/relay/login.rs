@@ -5,6 +5,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use tigger_bypass::Ends;
+use tigger_proto::cancel::CancelKey;
 use tigger_proto::client::Client;
 use tigger_proto::client::login::{Login, Step};
 use tigger_proto::client::startup::{self, Startup};
@@ -14,6 +15,7 @@ use tigger_proto::pool::{Grant, Purpose};
 use tigger_proto::replication::Replication;
 use tigger_proto::server::login::Welcome;
 use tigger_proto::wire::backend::{self, Authentication};
+use tigger_proto::wire::version::Version;
 use tokio::sync::oneshot;
 
 use super::client::{ClientConn, say_goodbye};
@@ -59,7 +61,15 @@ enum Target {
 
 async fn log_in(pooler: &Arc<Pooler>, guard: Guard, stream: Stream) -> Outcome {
     let limit = pooler.config().settings.client_login_timeout;
-    let mut attempt = Attempt { pooler, guard, stream, carry: Vec::new(), server_down: false, own: None };
+    let mut attempt = Attempt {
+        pooler,
+        guard,
+        stream,
+        carry: Vec::new(),
+        version: Version::default(),
+        server_down: false,
+        own: None,
+    };
     let result = match limit {
         Some(limit) => match tokio::time::timeout(limit, attempt.run()).await {
             Ok(result) => result,
@@ -83,6 +93,8 @@ struct Attempt<'a> {
     guard: Guard,
     stream: Stream,
     carry: Vec<u8>,
+    /// What is spoken with the client.
+    version: Version,
     /// The client is waiting for the pool's first server.
     server_down: bool,
     /// What a replication client got.
@@ -99,7 +111,8 @@ impl Attempt<'_> {
             let (used, step) = login.handle_bytes(&self.carry)?;
             self.carry.drain(..used);
             let step = match step {
-                Step::Startup(reply, parameters) => {
+                Step::Startup { reply, version, parameters } => {
+                    self.version = version;
                     self.send(&reply).await?;
                     let checked = self.check_startup(&parameters)?;
                     let step = self.authenticate(&mut login, &checked)?;
@@ -123,7 +136,7 @@ impl Attempt<'_> {
                     break;
                 }
                 Step::Authenticated => break,
-                Step::Startup(..) => unreachable!("handled above"),
+                Step::Startup { .. } => unreachable!("handled above"),
             }
         }
         let startup = startup.expect("nobody is authenticated before the start-up");
@@ -181,7 +194,7 @@ impl Attempt<'_> {
         if startup.database == ADMIN_DATABASE {
             let access = admin::Access::of(self.pooler, &self.stream, &startup.user).ok_or(Error::NotAllowed)?;
             info.set_login(LoggedIn { user, pool: None, application_name, replication: None });
-            let greeting = self.greeting(&admin::login_parameters());
+            let greeting = self.greeting(&admin::login_parameters())?;
             self.send(&greeting).await?;
             return Ok(Target::Console(Box::new(access), startup));
         }
@@ -198,7 +211,7 @@ impl Attempt<'_> {
             None => self.welcome(&pool).await?,
         };
         startup.parameters.fill_unset(&welcome.tracked);
-        let greeting = self.greeting(&client_parameters(&welcome, &startup.parameters, &pool.tracked));
+        let greeting = self.greeting(&client_parameters(&welcome, &startup.parameters, &pool.tracked))?;
         // Before it is told: from then on the console must show it, and KILL must hit it.
         info.set_login(LoggedIn { user, pool: Some(Arc::clone(&pool)), application_name, replication });
         pool.counters.add(&Tally { client_login_count: 1, ..Tally::default() });
@@ -269,15 +282,22 @@ impl Attempt<'_> {
         .await
     }
 
-    fn greeting(&self, parameters: &[(String, String)]) -> Vec<u8> {
+    fn greeting(&self, parameters: &[(String, String)]) -> Result<Vec<u8>, Error> {
         let mut out = Vec::new();
         backend::authentication(&mut out, &Authentication::Ok);
         for (name, value) in parameters {
             backend::parameter_status(&mut out, name, value);
         }
-        backend::backend_key_data(&mut out, &self.guard.info.key.0);
+        let key = loop {
+            let key = CancelKey::from_random(process::random()?, self.version);
+            // Another client may have the same.
+            if self.guard.give_key(key.clone()) {
+                break key;
+            }
+        };
+        backend::backend_key_data(&mut out, key.bytes());
         backend::ready_for_query(&mut out);
-        out
+        Ok(out)
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {

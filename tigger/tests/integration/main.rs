@@ -24,6 +24,7 @@ mod pgbench;
 mod pools;
 mod prepared;
 mod programs;
+mod protocol_versions;
 mod psql;
 mod reload;
 mod replication;
