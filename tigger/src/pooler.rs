@@ -291,6 +291,8 @@ impl Pooler {
         pool.run(|core| {
             core.pause();
             core.reconnect(Instant::now(), reason);
+            // Those who log in are not among its clients yet.
+            core.fail_waiting(reason);
         });
     }
 

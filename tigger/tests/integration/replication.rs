@@ -2,7 +2,7 @@
 
 mod programs;
 
-use tigger_testkit::{Postgres, PostgresOptions};
+use tigger_testkit::{Postgres, PostgresOptions, ProxyOptions};
 
 use crate::support::{Console, can_run, options, proxy, until, until_logged};
 use crate::wire::{Refusal, Wire, startup};
@@ -252,6 +252,91 @@ fn administrators_end_it() {
     };
     check("RECONNECT", "database configuration changed");
     check("KILL", "admin forced disconnect");
+}
+
+#[test]
+fn a_pause_waits_for_it() {
+    let Some(postgres) = replicable() else { return };
+    let proxy = proxy(&options(&postgres).pool_size(4));
+    let mut console = Console::new(&proxy);
+    let mut client = Wire::login(&proxy, LOGICAL);
+    let mut pausing = Console::new(&proxy);
+    pausing.wire().start("PAUSE");
+    until("it is paused", || console.table("SHOW DATABASES").find("name", "postgres").unwrap()["paused"] == *"1");
+    let mut next = Wire::connect(&proxy);
+    next.send_raw(&startup(3 << 16, LOGICAL));
+    console.until_pool("postgres", "cl_waiting", 1);
+    // Who has a server goes on with it.
+    assert_eq!(client.value("select 1"), "1");
+    assert_eq!(console.pool("postgres", "sv_active"), 1);
+    drop(client);
+    assert_eq!(pausing.wire().reply().tags, ["PAUSE"]);
+    assert_eq!((console.table("SHOW SERVERS").rows.len(), console.pool("postgres", "cl_waiting")), (0, 1));
+    console.table("RESUME");
+    next.logged_in().unwrap();
+    assert_eq!(next.value("select 2"), "2");
+}
+
+#[test]
+fn it_counts_as_a_connection_of_its_database_and_user() {
+    let Some(postgres) = replicable() else { return };
+    for setting in ["max_db_connections", "max_user_connections"] {
+        let proxy = proxy(&options(&postgres).setting(setting, "1"));
+        let mut console = Console::new(&proxy);
+        // In another pool of the same database, or of the same user.
+        let (user, database) =
+            if setting == "max_db_connections" { ("alice", "postgres") } else { ("postgres", "template1") };
+        let mut other = Wire::login(&proxy, &[("user", user), ("database", database)]);
+        assert_eq!(other.value("select current_user"), user);
+        // Its idle server makes room.
+        let mut replicating = Wire::login(&proxy, LOGICAL);
+        until_logged(&proxy, "closing because: evicted");
+        assert_eq!(replicating.value("select 1"), "1");
+        // Its own makes none.
+        other.start("select current_database()");
+        let waiting = |console: &mut Console| {
+            let pools = console.table("SHOW POOLS");
+            let row = pools.iter().find(|row| &row["user"] == user && &row["database"] == database).unwrap();
+            (row["cl_waiting"].to_owned(), row["sv_login"].to_owned())
+        };
+        until("the other waits", || waiting(&mut console) == ("1".to_owned(), "0".to_owned()));
+        assert_eq!(replicating.value("select 2"), "2");
+        drop(replicating);
+        assert_eq!(other.reply().value(), database, "{setting}");
+    }
+}
+
+#[test]
+fn a_reload_ends_it_where_the_server_is_another() {
+    let Some(postgres) = replicable() else { return };
+    let line = |dbname: &str| format!("postgres = host={} port={} dbname={dbname}", postgres.host(), postgres.port());
+    let with =
+        |lines: &[&str]| lines.iter().fold(ProxyOptions::new(), |options, line| options.database(line)).pool_size(1);
+    let proxy = proxy(&with(&[&line("postgres")]));
+    let mut console = Console::new(&proxy);
+    let mut reload = |options: &ProxyOptions| {
+        proxy.rewrite(options).unwrap();
+        console.table("RELOAD");
+    };
+    let mut client = Wire::login(&proxy, LOGICAL);
+    let mut next = Wire::connect(&proxy);
+    next.send_raw(&startup(3 << 16, LOGICAL));
+    Console::new(&proxy).until_pool("postgres", "cl_waiting", 1);
+    // Nothing that concerns it.
+    reload(&with(&[&line("postgres"), "more = host=127.0.0.1"]));
+    assert_eq!(client.value("select current_database()"), "postgres");
+    reload(&with(&[&line("template1")]));
+    assert_eq!(client.last_words(), Refusal::fatal("database configuration changed"));
+    // The one that waits gets its server where the database is now.
+    next.logged_in().unwrap();
+    assert_eq!(next.value("select current_database()"), "template1");
+    let mut last = Wire::connect(&proxy);
+    last.send_raw(&startup(3 << 16, LOGICAL));
+    Console::new(&proxy).until_pool("postgres", "cl_waiting", 1);
+    reload(&with(&["more = host=127.0.0.1"]));
+    assert_eq!(next.last_words(), Refusal::fatal("database removed"));
+    assert_eq!(last.logged_in().unwrap_err(), Refusal::fatal("database removed"));
+    until_no_wal_sender(&postgres);
 }
 
 #[test]
