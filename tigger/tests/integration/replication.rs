@@ -61,6 +61,11 @@ fn a_server_of_its_own_for_the_whole_session() {
         (client.value("show enable_seqscan"), client.value("show application_name")),
         ("off".into(), "abc".into())
     );
+    // Commands that are carried out for ordinary clients are its server's.
+    client.query("prepare own as select 7");
+    assert_eq!(client.value("execute own"), "7");
+    let refused = client.query("listen own").refusal.unwrap();
+    assert_eq!(refused.text, "cannot execute LISTEN within a background process");
     assert_eq!(client.query("IDENTIFY_SYSTEM").columns, ["systemid", "timeline", "xlogpos", "dbname"]);
     let pid = client.value("select pg_backend_pid()");
     assert_ne!(pid, ordinary_pid);
