@@ -63,9 +63,10 @@ need_python() {
     install_package python3-venv "drivers for Python are tried, in a virtual environment"
 }
 
+# need_node WHY
 need_node() {
-  command -v node >/dev/null || install_package nodejs "a driver for Node.js is tried"
-  command -v npm >/dev/null || install_package npm "it fetches the driver for Node.js"
+  command -v node >/dev/null || install_package nodejs "$1"
+  command -v npm >/dev/null || install_package npm "$1"
 }
 
 need_jdbc() {

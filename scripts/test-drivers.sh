@@ -25,7 +25,7 @@ install_driver() {
       "$built/$1/bin/pip" --disable-pip-version-check install --quiet --requirement "drivers/$1/requirements.txt"
       ;;
     node-postgres)
-      need_node
+      need_node "a driver for Node.js is fetched and tried"
       mkdir -p "$built/$1"
       cp "drivers/$1/"package*.json "$built/$1"
       npm --prefix "$built/$1" --no-audit --no-fund ci >&2

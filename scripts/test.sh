@@ -16,6 +16,7 @@ if [ "$(id -u)" -eq 0 ]; then
   need_nft
   need_bpftool
 fi
+scripts/postgres18.sh || say "PostgreSQL 18 could not be fetched: what needs it is skipped."
 raise_fd_limit
 # Tests that lack something add a line here.
 TIGGER_SKIPPED=$(mktemp)

@@ -97,7 +97,7 @@ fn log_client_in(mode: u8, input: Chunked<'_>) -> (Fed<Error>, Vec<ClientStep>) 
                 Ok(step) => step,
             };
             used += n;
-            if let ClientStep::Startup(..) = &step {
+            if let ClientStep::Startup { .. } = &step {
                 steps.push(step);
                 step = match login.authenticate("u", method.take().expect("only one start-up")) {
                     Err(error) => return (used, Some(error)),

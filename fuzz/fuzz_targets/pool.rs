@@ -11,11 +11,14 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
+use tigger_proto::client::startup::Startup;
 use tigger_proto::error::Error;
+use tigger_proto::parameters::{ParameterSet, Tracked};
 use tigger_proto::pool::quota::{Quota, Scope};
 use tigger_proto::pool::{
     Action, Claim, ClientId, Grant, Pool, PoolLimits, Purpose, ServerId, ServerState, ServerView, Ticket,
 };
+use tigger_proto::replication::Replication;
 use tigger_proto::wire::error_response::ErrorFields;
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -120,6 +123,7 @@ impl World {
             25 => side.take_idle(arg),
             26 => side.set_cancelable(arg),
             27 => self.database.set_limit(u32::from(arg % 8)),
+            29 => side.replicate(now, u64::from(arg % CLIENTS)),
             28 => side.quota.set_limit(u32::from(arg % 8)),
             _ => side.pool.check_launch(now),
         }
@@ -131,11 +135,11 @@ impl World {
         let now = self.now();
         for which in [0, 1, 0, 1, 0] {
             while let Some(action) = self.sides[which].pool.poll_action() {
-                if let Some(scope) = self.sides[which].carry_out(action) {
+                if let Some(scope) = self.sides[which].carry_out(now, action) {
                     let other = if scope == Scope::Database { 1 - which } else { which };
                     if self.sides[other].pool.evict() {
                         while let Some(action) = self.sides[other].pool.poll_action() {
-                            assert!(self.sides[other].carry_out(action).is_none());
+                            assert!(self.sides[other].carry_out(now, action).is_none());
                         }
                         self.sides[which].pool.check_launch(now);
                     }
@@ -207,7 +211,8 @@ impl Side {
         }
         match self.pool.claim(now, ClientId(client)) {
             Claim::Linked(id, server) => {
-                assert!(!self.pool.is_paused() && self.queue.is_empty(), "linked past those who wait");
+                let waits = self.queue.iter().any(|(_, purpose, _)| *purpose == Purpose::Server);
+                assert!(!self.pool.is_paused() && !waits, "linked past those who wait");
                 self.link(id, server, client);
             }
             Claim::MustWait => {
@@ -222,6 +227,21 @@ impl Side {
         if self.is_free(client) && !self.pool.is_welcoming() {
             let ticket = self.pool.wait(now, ClientId(client), Purpose::Login, client);
             self.queue.push_back((client, Purpose::Login, ticket));
+        }
+    }
+
+    fn replicate(&mut self, now: Instant, client: u64) {
+        if self.is_free(client) {
+            let startup = Startup {
+                user: "u".into(),
+                database: "d".into(),
+                parameters: ParameterSet::new(&Tracked::new([])),
+                replication: Some(Replication::Logical),
+                options: None,
+            };
+            let purpose = Purpose::Replication(Arc::new(startup));
+            let ticket = self.pool.wait(now, ClientId(client), purpose.clone(), client);
+            self.queue.push_back((client, purpose, ticket));
         }
     }
 
@@ -327,9 +347,9 @@ impl Side {
         self.pool.set_limits(now, limits);
     }
 
-    fn carry_out(&mut self, action: Action<Server, u64>) -> Option<Scope> {
+    fn carry_out(&mut self, now: Instant, action: Action<Server, u64>) -> Option<Scope> {
         match action {
-            Action::Connect(id) => {
+            Action::Connect(id) | Action::ConnectReplication(id, _) => {
                 assert!(!self.pool.is_paused());
                 assert!(self.pool.total() as u64 <= most(&self.limits), "more servers than allowed");
                 assert!(self.places.insert(id, Place::Connecting).is_none(), "two servers of one name");
@@ -341,6 +361,13 @@ impl Side {
                 let place = self.places.insert(id, Place::Tested(server));
                 assert!(matches!(place, Some(Place::InPool)), "checks what was not in the pool");
             }
+            Action::End(client, _reason) => {
+                let is_its = |place: &Place| matches!(place, Place::Linked(_, owner, _) if *owner == client.0);
+                let id = self.places.iter().find(|(_, place)| is_its(place)).map(|(id, _)| *id);
+                let id = id.expect("only linked clients are ended");
+                self.places.remove(&id);
+                self.pool.handle_closed(now, id);
+            }
             Action::Grant(client, grant) => self.granted(client, grant),
             Action::Evict(scope) => return Some(scope),
         }
@@ -349,14 +376,14 @@ impl Side {
 
     fn granted(&mut self, client: u64, grant: Grant<Server>) {
         let position = self.queue.iter().position(|(waiting, ..)| *waiting == client).expect("it waits");
-        let (_, purpose, ticket) = self.queue[position];
+        let (_, purpose, ticket) = self.queue[position].clone();
         let first = self.queue.iter().position(|(_, other, _)| *other == purpose);
         assert_eq!(first, Some(position), "out of turn");
         assert!(!self.pool.leave(ticket), "granted, but still in the queue");
         self.queue.remove(position);
         match grant {
             Grant::Server(id, server) => {
-                assert_eq!(purpose, Purpose::Server);
+                assert_ne!(purpose, Purpose::Login);
                 self.link(id, server, client);
                 self.pool.set_cancelable(id, true);
             }
@@ -384,8 +411,8 @@ impl Side {
         let is = |state: ServerState| views.iter().filter(|view| view.state == state).count();
         assert!(is(ServerState::Login) <= 1, "more than one login at once");
         assert_eq!(self.pool.busy(), views.len() - is(ServerState::Idle) - is(ServerState::Login));
-        let waiting = self.pool.waiting().map(|waiting| (waiting.waiter, waiting.purpose));
-        assert!(waiting.eq(self.queue.iter().map(|(client, purpose, _)| (*client, *purpose))));
+        let waiting = self.pool.waiting().map(|waiting| (waiting.waiter, &waiting.purpose));
+        assert!(waiting.eq(self.queue.iter().map(|(client, purpose, _)| (*client, purpose))));
         assert_eq!(self.pool.waiting_count(), self.queue.len());
         if is(ServerState::Idle) > 0 && !self.pool.is_paused() {
             assert!(!self.queue.iter().any(|(_, purpose, _)| *purpose == Purpose::Server), "idle, but somebody waits");

@@ -6,6 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use tigger_proto::client::startup::check;
 use tigger_proto::parameters::{ParameterSet, Tracked};
 use tigger_proto::wire::startup::{BadStartup, StartupPacket, cancel_request, read, startup_message};
+use tigger_proto::wire::version::Version;
 
 fuzz_target!(|data: &[u8]| {
     let whole = read(data);
@@ -47,7 +48,7 @@ fn build(packet: &StartupPacket) -> Vec<u8> {
         StartupPacket::GssEnc => out.extend(b"\0\0\0\x08\x04\xd2\x16\x30"),
         StartupPacket::Cancel(key) => cancel_request(&mut out, key),
         StartupPacket::Startup { minor, parameters } => {
-            startup_message(&mut out, parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+            startup_message(&mut out, Version::V3_0, parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
             out[6..8].copy_from_slice(&minor.to_be_bytes());
         }
     }

@@ -36,6 +36,7 @@ pub enum Error {
     UnsupportedParameter(String),
     UnsupportedOption(String),
     OptionsForm,
+    ReplicationValue(String),
     NoUserName,
     UserNameTooLong,
     DatabaseNameTooLong,
@@ -79,7 +80,6 @@ pub enum Error {
     DatabaseRemoved,
     DatabaseConfigChanged,
     ConfigError,
-    ReplicationUnsupported,
     // The server.
     ServerLoginFailing(String),
     ServerRefused(ErrorFields),
@@ -94,6 +94,7 @@ pub enum Error {
     ClientUnexpectedEof,
     ClientClose,
     ClientLeftServerBusy,
+    ReplicationClientLeft,
     ServerLifetime,
     ServerIdleTimeout,
     Evicted,
@@ -109,6 +110,7 @@ impl Error {
             Self::BadStartup(bad) => bad.to_string().into(),
             Self::UnsupportedParameter(name) => format!("unsupported startup parameter: {name}").into(),
             Self::UnsupportedOption(name) => format!("unsupported startup parameter in options: {name}").into(),
+            Self::ReplicationValue(value) => format!("invalid value for parameter \"replication\": \"{value}\"").into(),
             Self::NoSuchDatabase(name) => format!("no such database: {name}").into(),
             Self::DatabaseDisabled(name) => format!("database \"{name}\" is disabled").into(),
             Self::ServerLoginFailing(cause) => {
@@ -127,6 +129,7 @@ impl Error {
             Self::TooManyPrepared | Self::ParseTooLong | Self::TooManyChannels | Self::NotificationsMissed => "54000",
             Self::PreparedBehindCopy | Self::ListenEncoding => "0A000",
             Self::TooManyServers => "53300",
+            Self::ReplicationValue(_) => "22023",
             _ => "08P01",
         }
     }
@@ -197,6 +200,7 @@ impl Error {
                 Warning,
                 "startup_parameter",
             ),
+            Self::ReplicationValue(_) => ("invalid value for parameter", Warning, "startup_parameter"),
             Self::NoUserName => ("no username supplied", Warning, "startup_parameter"),
             Self::UserNameTooLong => ("username too long", Warning, "startup_parameter"),
             Self::DatabaseNameTooLong => ("database name too long", Warning, "startup_parameter"),
@@ -230,9 +234,6 @@ impl Error {
             Self::DatabaseRemoved => ("database removed", Info, "admin"),
             Self::DatabaseConfigChanged => ("database configuration changed", Info, "admin"),
             Self::ConfigError => ("bouncer config error", Warning, "config"),
-            Self::ReplicationUnsupported => {
-                ("replication connections are not supported yet", Info, "startup_parameter")
-            }
             Self::ServerLoginFailing(_) => ("server login has been failing", Info, "server_login"),
             Self::ServerRefused(_) => ("server refused the login", Warning, "server_login"),
             Self::ServerLogin(_) => ("server login failed", Warning, "server_login"),
@@ -247,6 +248,7 @@ impl Error {
             Self::ClientUnexpectedEof => ("client unexpected eof", Info, "client_close"),
             Self::ClientClose => ("client close request", Info, "client_close"),
             Self::ClientLeftServerBusy => ("client disconnect while server was not ready", Info, "client_close"),
+            Self::ReplicationClientLeft => ("replication client was closed", Info, "client_close"),
             Self::ServerLifetime => ("server lifetime over", Info, "server_lifetime"),
             Self::ServerIdleTimeout => ("server idle timeout", Info, "server_idle_timeout"),
             Self::Evicted => ("evicted", Info, "evicted"),

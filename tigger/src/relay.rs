@@ -9,13 +9,12 @@ mod scratch;
 
 use std::sync::Arc;
 
-use tigger_proto::cancel::CancelKey;
-
 pub(crate) use client::say_goodbye;
 pub(crate) use scratch::Pending;
 
 use crate::net::connect::TcpOptions;
 use crate::net::listener::{Accepted, Listener};
+use crate::net::stream::Stream;
 use crate::pooler::Pooler;
 use crate::pooler::clients::{ClientInfo, Guard};
 use crate::process;
@@ -32,23 +31,14 @@ pub async fn accept(pooler: Arc<Pooler>, mut listener: Listener) {
             accepted = listener.accept(&options) => accepted,
             () = &mut closing => return,
         };
-        if let Some((guard, stream)) = enter(&pooler, accepted) {
-            let pooler = Arc::clone(&pooler);
-            tokio::spawn(login::serve(pooler, guard, stream));
-        }
+        let (guard, stream) = enter(&pooler, accepted);
+        tokio::spawn(login::serve(Arc::clone(&pooler), guard, stream));
     }
 }
 
-/// Gives a new client a name and a cancel key.
-fn enter(pooler: &Arc<Pooler>, accepted: Accepted) -> Option<(Guard, crate::net::stream::Stream)> {
+/// Gives a new client a name.
+fn enter(pooler: &Arc<Pooler>, accepted: Accepted) -> (Guard, Stream) {
     let id = pooler.clients.next_id();
-    let now = process::unix_micros();
-    loop {
-        // Without random bytes no safe key can be given: the client is hung up on (and it was logged).
-        let key = CancelKey::from_random(process::random().ok()?);
-        let info = ClientInfo::new(id, key, accepted.remote, accepted.local, now);
-        if let Some(guard) = pooler.clients.enter(info) {
-            return Some((guard, accepted.stream));
-        }
-    }
+    let info = ClientInfo::new(id, accepted.remote, accepted.local, process::unix_micros());
+    (pooler.clients.enter(info), accepted.stream)
 }

@@ -17,6 +17,7 @@ use crate::wire::backend::{self, Authentication};
 use crate::wire::frame::{HEADER_LEN, Header};
 use crate::wire::frontend;
 use crate::wire::startup::{self, BadStartup, StartupPacket};
+use crate::wire::version::Version;
 
 /// Longest password message accepted, in bytes; tokens of cloud identity services are several KiB.
 const PASSWORD_LEN_MAX: u32 = 16 * 1024;
@@ -72,8 +73,15 @@ pub enum Step {
     Reply(Vec<u8>),
     /// The connection only carries this cancel key.
     Cancel(Vec<u8>),
-    /// Send the bytes (may be empty), look up who and where, then call [`Login::authenticate`].
-    Startup(Vec<u8>, Vec<(String, String)>),
+    /// Send `reply` (may be empty), look up who and where, then call [`Login::authenticate`].
+    Startup {
+        /// What the client is told of the protocol.
+        reply: Vec<u8>,
+        /// What is spoken with it.
+        version: Version,
+        /// Name and value pairs in the order sent.
+        parameters: Vec<(String, String)>,
+    },
     /// The client is who it says.
     Authenticated,
     /// The same by SCRAM: send the bytes. The key is what SCRAM passthrough needs to log in to a server.
@@ -136,7 +144,7 @@ impl Login {
             }
             StartupPacket::Startup { minor, parameters } => {
                 self.state = State::Decide;
-                Step::Startup(negotiate(minor, &parameters), parameters)
+                Step::Startup { reply: negotiate(minor, &parameters), version: Version::for_client(minor), parameters }
             }
         };
         Ok((len, step))
@@ -212,13 +220,15 @@ fn reply(request: &Authentication<'_>) -> Step {
     Step::Reply(out)
 }
 
-/// What a client that asks for more than protocol 3.0 is told first (manual, section 55.2.1).
+/// What a client is told first that asks for a version which is not spoken, or for options (manual, section 55.2.1). One
+/// that asks for 3.1 is told 3.0, as servers before PostgreSQL 18 do: 18 takes it for a 3.0 without a word.
 fn negotiate(minor: u16, parameters: &[(String, String)]) -> Vec<u8> {
     let unknown: Vec<String> =
         parameters.iter().map(|(name, _)| name).filter(|name| name.starts_with("_pq_.")).cloned().collect();
+    let version = Version::for_client(minor);
     let mut out = Vec::new();
-    if minor > 0 || !unknown.is_empty() {
-        backend::negotiate_protocol_version(&mut out, 0, &unknown);
+    if minor != version.minor() || !unknown.is_empty() {
+        backend::negotiate_protocol_version(&mut out, version, &unknown);
     }
     out
 }
@@ -229,22 +239,22 @@ mod tests {
     use crate::auth::scram::{ClientExchange, Credential};
     use std::num::NonZeroU32;
 
-    fn startup_bytes(minor: u8) -> Vec<u8> {
+    fn startup_bytes(minor: u8, option: bool) -> Vec<u8> {
         let mut out = Vec::new();
-        startup::startup_message(
-            &mut out,
-            [("user", "u"), ("_pq_.x", "1")][..1 + usize::from(minor > 0)].iter().copied(),
-        );
+        let parameters = [("user", "u"), ("_pq_.x", "1")];
+        let parameters = parameters[..1 + usize::from(option)].iter().copied();
+        startup::startup_message(&mut out, Version::V3_0, parameters);
         out[7] = minor;
         out
     }
 
     fn started() -> Login {
         let mut login = Login::default();
-        let bytes = startup_bytes(0);
+        let bytes = startup_bytes(0, false);
         let (used, step) = login.handle_bytes(&bytes).unwrap();
         assert_eq!(used, bytes.len());
-        assert_eq!(step, Step::Startup(vec![], vec![("user".into(), "u".into())]));
+        let parameters = vec![("user".into(), "u".into())];
+        assert_eq!(step, Step::Startup { reply: vec![], version: Version::V3_0, parameters });
         login
     }
 
@@ -262,18 +272,27 @@ mod tests {
         assert_eq!(login.handle_bytes(gss), Ok((8, Step::Reply(b"N".to_vec()))));
         assert_eq!(login.handle_bytes(ssl), Ok((8, Step::Reply(b"N".to_vec()))));
         assert!(matches!(login.handle_bytes(ssl), Err(Error::BadStartup(_))));
-        let pipelined = [ssl.as_slice(), &startup_bytes(0)].concat();
+        let pipelined = [ssl.as_slice(), &startup_bytes(0, false)].concat();
         assert_eq!(Login::default().handle_bytes(&pipelined), Err(Error::UnencryptedAfterSsl));
-        let pipelined = [gss.as_slice(), &startup_bytes(0)].concat();
+        let pipelined = [gss.as_slice(), &startup_bytes(0, false)].concat();
         assert_eq!(Login::default().handle_bytes(&pipelined), Err(Error::UnencryptedAfterGss));
     }
 
     #[test]
-    fn newer_protocols_are_negotiated_down() {
-        let (_, step) = Login::default().handle_bytes(&startup_bytes(2)).unwrap();
-        let Step::Startup(reply, parameters) = step else { panic!("{step:?}") };
-        assert_eq!(reply, b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0");
-        assert_eq!(parameters.len(), 2);
+    fn versions_are_negotiated() {
+        let check = |minor: u8, option: bool, expected: (&[u8], Version)| {
+            let (_, step) = Login::default().handle_bytes(&startup_bytes(minor, option)).unwrap();
+            let Step::Startup { reply, version, parameters } = step else { panic!("{step:?}") };
+            assert_eq!((reply.as_slice(), version), expected, "3.{minor}");
+            assert_eq!(parameters.len(), 1 + usize::from(option));
+        };
+        check(0, false, (b"", Version::V3_0));
+        check(0, true, (b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0", Version::V3_0));
+        check(1, false, (b"v\0\0\0\x0c\0\x03\0\0\0\0\0\0", Version::V3_0));
+        check(2, false, (b"", Version::V3_2));
+        check(2, true, (b"v\0\0\0\x13\0\x03\0\x02\0\0\0\x01_pq_.x\0", Version::V3_2));
+        check(3, false, (b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0", Version::V3_2));
+        check(255, true, (b"v\0\0\0\x13\0\x03\0\x02\0\0\0\x01_pq_.x\0", Version::V3_2));
     }
 
     #[test]

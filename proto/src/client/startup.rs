@@ -3,6 +3,7 @@
 
 use crate::error::Error;
 use crate::parameters::{APPLICATION_NAME, ParameterSet, Tracked};
+use crate::replication::Replication;
 
 /// Longest user and database names, in bytes (PgBouncer's MAX_USERNAME and MAX_DBNAME; PostgreSQL cuts at 63).
 const NAME_LEN_MAX: usize = 127;
@@ -16,6 +17,11 @@ pub struct Startup {
     pub database: String,
     /// Values for tracked parameters.
     pub parameters: ParameterSet,
+    /// Set for a replication connection.
+    pub replication: Option<Replication>,
+    /// Parameter `options` of a replication connection, as it came: it goes to the server that the client gets for itself. Of
+    /// other connections it is read, see `parameters`.
+    pub options: Option<String>,
 }
 
 impl Startup {
@@ -33,15 +39,16 @@ impl Startup {
 /// What the client is told: a missing user, a name that is too long, a parameter nobody may set here.
 pub fn check(parameters: &[(String, String)], tracked: &Tracked, ignored: &[String]) -> Result<Startup, Error> {
     let is_ignored = |name: &str| ignored.iter().any(|ignored| ignored.eq_ignore_ascii_case(name));
-    let (mut user, mut database) = (None, None);
+    let (mut user, mut database, mut options) = (None, None, None);
+    let replication = read_replication(parameters)?;
     let mut values = ParameterSet::new(tracked);
     for (name, value) in parameters {
         match name.as_str() {
             "user" => user = Some(value.clone()),
             "database" => database = Some(value.clone()),
-            "replication" if is_off(value) => {}
-            "replication" => return Err(Error::ReplicationUnsupported),
+            "replication" => {}
             name if is_ignored(name) || name.starts_with("_pq_.") => {}
+            "options" if replication.is_some() => options = Some(value.clone()),
             "options" => {
                 for (name, value) in read_options(value)? {
                     match tracked.position(&name) {
@@ -65,12 +72,13 @@ pub fn check(parameters: &[(String, String)], tracked: &Tracked, ignored: &[Stri
     if database.len() > NAME_LEN_MAX {
         return Err(Error::DatabaseNameTooLong);
     }
-    Ok(Startup { user, database, parameters: values })
+    Ok(Startup { user, database, parameters: values, replication, options })
 }
 
-/// PostgreSQL's spellings of false (parse_bool), for `replication`.
-fn is_off(value: &str) -> bool {
-    ["false", "off", "no", "0"].iter().any(|off| off.eq_ignore_ascii_case(value))
+/// The last value of `replication`; looked for first, because it says what `options` may be.
+fn read_replication(parameters: &[(String, String)]) -> Result<Option<Replication>, Error> {
+    let mut values = parameters.iter().filter(|(name, _)| name == "replication");
+    values.try_fold(None, |_, (_, value)| Replication::read(value))
 }
 
 /// Reads `-c name=value` and `--name=value` switches; a backslash protects a space (manual, section 55.2.1 and
@@ -157,12 +165,29 @@ mod tests {
         check("_pq_.anything", "3", Ok(&[]));
         check("search_path", "x", Err(Error::UnsupportedParameter("search_path".into())));
         check("replication", "false", Ok(&[]));
-        check("replication", "database", Err(Error::ReplicationUnsupported));
+        check("replication", "maybe", Err(Error::ReplicationValue("maybe".into())));
         check("options", "-c timezone=CET --date-style=x", Err(Error::UnsupportedOption("date_style".into())));
         check("options", " -c timezone=CET --DateStyle=ISO,\\ DMY -cgeqo=off ", Ok(&[(2, "CET"), (1, "ISO, DMY")]));
         check("options", "-c statement_timeout=1", Err(Error::UnsupportedOption("statement_timeout".into())));
         check("options", "-d 3", Err(Error::OptionsForm));
         check("options", "-c", Err(Error::OptionsForm));
         check("options", "--timezone", Err(Error::OptionsForm));
+    }
+
+    #[test]
+    fn replication() {
+        let options = "-c statement_timeout=1 -d 3";
+        for (value, expected) in [("true", Replication::Physical), ("database", Replication::Logical)] {
+            // In any order: `options` is for the client's own server.
+            let pairs = [("user", "u"), ("options", options), ("TimeZone", "CET"), ("replication", value)];
+            let ok = startup(&pairs).unwrap();
+            assert_eq!((ok.replication, ok.options.as_deref()), (Some(expected), Some(options)));
+            assert_eq!(ok.parameters.value(2), Some("CET"));
+        }
+        let ok =
+            startup(&[("user", "u"), ("replication", "on"), ("replication", "off"), ("options", "-c geqo=1")]).unwrap();
+        assert_eq!((ok.replication, ok.options), (None, None));
+        let refused = startup(&[("user", "u"), ("replication", "on"), ("search_path", "x")]);
+        assert_eq!(refused, Err(Error::UnsupportedParameter("search_path".into())));
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::quota::{self, Scope};
-use super::{Action, Error, Grant, NOBODY, Pool, PoolLimits, Purpose};
+use super::{Action, Error, Grant, NOBODY, Pool, PoolLimits};
 
 impl<S, W> Pool<S, W> {
     /// Takes over changed limits.
@@ -36,7 +36,7 @@ impl<S, W> Pool<S, W> {
         self.paused
     }
 
-    /// Closes every server, those in use when they are released.
+    /// Closes every server, those in use when they are released; those of replication clients at once, as PgBouncer does.
     pub fn reconnect(&mut self, now: Instant, reason: &Error) {
         for (index, slot) in self.slots.iter_mut().enumerate() {
             if let Some(entry) = &mut slot.entry {
@@ -47,17 +47,17 @@ impl<S, W> Pool<S, W> {
             }
         }
         self.welcome = false;
+        self.end_replication(&Error::DatabaseConfigChanged);
         self.close_all_idle(reason);
         self.check_launch(now);
     }
 
     /// Fails every waiting client.
     pub fn fail_waiting(&mut self, error: &Error) {
-        for purpose in [Purpose::Login, Purpose::Server] {
-            while let Some(waiting) = self.pop_waiting(purpose) {
-                self.actions.push_back(Action::Grant(waiting.waiter, Grant::Failed(error.clone())));
-            }
+        while let Some(waiting) = self.waiting.pop_any() {
+            self.actions.push_back(Action::Grant(waiting.waiter, Grant::Failed(error.clone())));
         }
+        self.tell_waiting();
     }
 
     /// Since when the longest idle server is idle; what eviction compares.

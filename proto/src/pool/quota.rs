@@ -35,6 +35,11 @@ impl Quota {
         self.used.load(Ordering::Relaxed)
     }
 
+    fn is_full(&self) -> bool {
+        let limit = self.limit.load(Ordering::Relaxed);
+        limit != 0 && self.used() >= limit
+    }
+
     fn take(&self) -> bool {
         let limit = self.limit.load(Ordering::Relaxed);
         let more = |used: u32| (limit == 0 || used < limit).then_some(used + 1);
@@ -57,6 +62,11 @@ pub(super) fn take(database: &Quota, user: &Quota) -> Result<(), Scope> {
         return Err(Scope::User);
     }
     Ok(())
+}
+
+/// True when [`take`] would fail.
+pub(super) fn is_full(database: &Quota, user: &Quota) -> bool {
+    database.is_full() || user.is_full()
 }
 
 /// Gives back what [`take`] took.

@@ -89,6 +89,9 @@ impl<S, W> Pool<S, W> {
     pub fn handle_wake(&mut self, now: Instant) {
         if !self.paused {
             self.serve_waiting(now);
+            if self.serves_replication_next() {
+                self.check_launch(now);
+            }
         }
     }
 

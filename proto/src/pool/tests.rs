@@ -1,11 +1,15 @@
 //! Tests of the pool: each rule by itself, then random operations against what must always hold.
 
+mod replication;
+
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::parameters::{ParameterSet, Tracked};
+use crate::replication::Replication;
 use crate::wire::error_response::ErrorFields;
 
 const LIMITS: PoolLimits = PoolLimits {
@@ -25,6 +29,8 @@ const LIMITS: PoolLimits = PoolLimits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Did {
     Connect(u32),
+    ConnectReplication(u32),
+    End(u64, Error),
     Close(u32, Error),
     Check(u32),
     Server(u32, u32),
@@ -91,6 +97,17 @@ impl Bench {
         self.pool.wait(self.now, ClientId(client.into()), purpose, client)
     }
 
+    fn replicate(&mut self, client: u32) -> Ticket {
+        let startup = Startup {
+            user: "u".into(),
+            database: "d".into(),
+            parameters: ParameterSet::new(&Tracked::new([])),
+            replication: Some(Replication::Physical),
+            options: None,
+        };
+        self.wait_for(client, Purpose::Replication(Arc::new(startup)))
+    }
+
     fn release(&mut self, server: u32) {
         self.pool.handle_release(self.now, self.ids[&server], server);
     }
@@ -120,6 +137,11 @@ impl Bench {
                     self.logins.push(id);
                     Did::Connect(id.slot)
                 }
+                Action::ConnectReplication(id, _) => {
+                    self.logins.push(id);
+                    Did::ConnectReplication(id.slot)
+                }
+                Action::End(client, error) => Did::End(client.0, error),
                 Action::Close(_, server, error) => Did::Close(server, error),
                 Action::Check(id, server) => {
                     self.ids.insert(server, id);
@@ -710,13 +732,14 @@ fn waiting_clients_can_be_failed() {
     bench.wait_for(1, Purpose::Login);
     bench.pool.fail_waiting(&Error::DatabaseRemoved);
     let failed = |client| Did::Failed(client, "database removed".into());
-    bench.check(&[Did::Connect(0), failed(1), failed(0)]);
+    bench.check(&[Did::Connect(0), failed(0), failed(1)]);
 }
 
 /// What a property test does next; the number chooses among what there is.
 #[derive(Clone, Copy, Debug)]
 enum Operation {
     Claim,
+    Replicate,
     Leave(usize),
     Release(usize),
     Close(usize),
@@ -738,6 +761,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     use Operation::*;
     prop_oneof![
         6 => Just(Claim),
+        1 => Just(Replicate),
         1 => any::<usize>().prop_map(Leave),
         5 => any::<usize>().prop_map(Release),
         1 => any::<usize>().prop_map(Close),
@@ -762,6 +786,9 @@ struct Model {
     /// Servers that are out, with their clients if they have one.
     out: Vec<(u32, Option<u32>)>,
     waiting: Vec<(u32, Ticket)>,
+    /// Replication clients that wait, and servers that are one's own.
+    replicating: Vec<(u32, Ticket)>,
+    owned: HashSet<u32>,
     cancels: Vec<ServerId>,
     closed: HashSet<u32>,
     clients: u32,
@@ -792,7 +819,19 @@ impl Model {
                         let ticket = self.bench.wait(client);
                         self.waiting.push((client, ticket));
                     }
-                    Claim::Failed(_) => assert!(self.bench.pool.busy() == 0),
+                    Claim::Failed(_) => assert!(self.out.iter().all(|(server, _)| self.owned.contains(server))),
+                }
+            }
+            Operation::Replicate => {
+                let client = self.clients;
+                self.clients += 1;
+                let ticket = self.bench.replicate(client);
+                self.replicating.push((client, ticket));
+            }
+            Operation::Leave(n) if n % 2 == 1 => {
+                if let Some((client, ticket)) = Self::pick(&self.replicating, n) {
+                    assert!(self.bench.pool.leave(ticket));
+                    self.replicating.retain(|(waiting, _)| *waiting != client);
                 }
             }
             Operation::Leave(n) => {
@@ -855,12 +894,28 @@ impl Model {
     }
 
     fn judge(&mut self) {
-        for did in self.bench.collect() {
+        let mut all = VecDeque::from(self.bench.collect());
+        while let Some(did) = all.pop_front() {
             match did {
-                Did::Connect(_) => assert!(self.bench.logins.len() == 1, "two logins at once"),
+                Did::Connect(_) | Did::ConnectReplication(_) => {
+                    assert!(self.bench.logins.len() == 1, "two logins at once");
+                }
                 Did::Close(server, _) => assert!(self.closed.insert(server), "{server} closed twice"),
+                Did::End(client, _) => {
+                    let at = self.out.iter().position(|(_, linked)| linked.map(u64::from) == Some(client)).unwrap();
+                    let (server, _) = self.out.swap_remove(at);
+                    assert!(self.owned.contains(&server) && self.closed.insert(server));
+                    self.bench.pool.handle_closed(self.bench.now, self.bench.ids[&server]);
+                    all.extend(self.bench.collect());
+                }
                 Did::Server(client, server) => {
-                    assert_eq!(self.waiting.remove(0).0, client, "not the first");
+                    if self.replicating.first().is_some_and(|(waiting, _)| *waiting == client) {
+                        self.replicating.remove(0);
+                        assert!(self.owned.insert(server), "not its own");
+                    } else {
+                        assert_eq!(self.waiting.remove(0).0, client, "not the first");
+                        assert!(!self.owned.contains(&server), "{server} is another's own");
+                    }
                     assert!(self.out.iter().all(|(out, _)| *out != server), "{server} lent twice");
                     assert!(!self.closed.contains(&server));
                     assert!(!self.cancels.contains(&self.bench.ids[&server]), "{server} may be canceled");
@@ -879,7 +934,11 @@ impl Model {
         assert_eq!(count(|state| *state == ServerState::Login), self.bench.logins.len());
         assert_eq!(pool.total(), states.len());
         assert_eq!(states.len() - self.bench.logins.len() + self.closed.len(), self.bench.servers as usize, "leaked");
-        assert_eq!(pool.waiting_count(), self.waiting.len());
+        assert_eq!(pool.waiting_count(), self.waiting.len() + self.replicating.len());
+        assert!(
+            idle == 0 || !pool.must_make_room(self.bench.now),
+            "{idle} idle, but a replication client finds no room"
+        );
         assert!(idle == 0 || (self.waiting.is_empty() && !pool.is_paused()), "{idle} idle, {:?} wait", self.waiting);
         assert_eq!(pool.database.used() as usize, pool.total());
     }
@@ -905,6 +964,8 @@ proptest! {
             bench,
             out: Vec::new(),
             waiting: Vec::new(),
+            replicating: Vec::new(),
+            owned: HashSet::new(),
             cancels: Vec::new(),
             closed: HashSet::new(),
             clients: 0,

@@ -1,8 +1,10 @@
 //! What time brings to a pool: servers that are too old or idle too long are closed, those that are idle for long are
 //! checked, missing ones are opened.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use super::replication::{Demand, Owner};
 use super::{Action, Entry, Error, Grant, NOBODY, Pool, ServerId, Slot, State, idle_since, last_seen, quota};
 
 impl<S, W> Pool<S, W> {
@@ -84,42 +86,71 @@ impl<S, W> Pool<S, W> {
 
     /// Opens one connection if the pool needs one and may have it now.
     pub fn check_launch(&mut self, now: Instant) {
-        let wanted = !self.waiting.is_empty() || self.total() < self.limits.min_pool_size as usize;
-        self.launch_if(now, wanted);
+        if let Some(demand) = self.demand() {
+            self.launch(now, &demand);
+        }
     }
 
-    /// Opens one connection if it is wanted, and the pool may have one now.
-    pub(super) fn launch_if(&mut self, now: Instant, wanted: bool) {
-        let total = self.total();
-        let limits = self.limits;
-        let logging_in = self.entries().any(|(_, entry)| matches!(entry.state, State::Login));
-        let retry_later = self
-            .login_failed
-            .as_ref()
-            .is_some_and(|failed| now.saturating_duration_since(failed.at) < limits.server_login_retry);
-        if self.paused || !wanted || logging_in || retry_later {
+    /// Opens one connection if the pool may have one now.
+    pub(super) fn launch(&mut self, now: Instant, demand: &Demand) {
+        if self.paused || self.is_logging_in() || self.must_retry_later(now) {
             return;
         }
-        let waited = self.waiting.oldest().map(|since| now.saturating_duration_since(since));
-        let patience_over = waited.zip(limits.reserve_pool_timeout).is_some_and(|(waited, limit)| waited >= limit);
-        let reserve = if patience_over { limits.reserve_pool_size } else { 0 };
-        if total >= limits.pool_size.saturating_add(reserve) as usize {
-            return;
+        let is_own = matches!(demand, Demand::Replication(..));
+        // Idle servers are of no use to a replication client.
+        while self.total() >= self.most_servers(now) {
+            if !is_own || !self.evict() {
+                return;
+            }
         }
-        if let Err(scope) = quota::take(&self.database, &self.user) {
+        while let Err(scope) = quota::take(&self.database, &self.user) {
+            if is_own && self.evict() {
+                continue;
+            }
             // For min_pool_size alone nobody is evicted: pools would take each other's servers in turn.
             if !self.waiting.is_empty() {
                 self.actions.push_back(Action::Evict(scope));
             }
             return;
         }
-        let id = self.occupy(now);
-        self.actions.push_back(Action::Connect(id));
+        let action = match demand {
+            Demand::Anybody => Action::Connect(self.occupy(now, None)),
+            Demand::Replication(owner, startup) => {
+                Action::ConnectReplication(self.occupy(now, Some(*owner)), Arc::clone(startup))
+            }
+        };
+        self.actions.push_back(action);
     }
 
-    fn occupy(&mut self, now: Instant) -> ServerId {
-        let entry =
-            Entry { state: State::Login, connected_at: now, close_needed: false, cancels: 0, key: Box::default() };
+    /// True while a login is under way; there is only one at a time.
+    pub(super) fn is_logging_in(&self) -> bool {
+        self.entries().any(|(_, entry)| matches!(entry.state, State::Login))
+    }
+
+    /// True when the last login has failed and the next is not due.
+    pub(super) fn must_retry_later(&self, now: Instant) -> bool {
+        let failed = self.login_failed.as_ref();
+        failed.is_some_and(|failed| now.saturating_duration_since(failed.at) < self.limits.server_login_retry)
+    }
+
+    /// How many servers the pool may have now, including the reserve if a client has waited for long.
+    pub(super) fn most_servers(&self, now: Instant) -> usize {
+        let limits = self.limits;
+        let waited = self.waiting.oldest().map(|since| now.saturating_duration_since(since));
+        let patience_over = waited.zip(limits.reserve_pool_timeout).is_some_and(|(waited, limit)| waited >= limit);
+        let reserve = if patience_over { limits.reserve_pool_size } else { 0 };
+        limits.pool_size.saturating_add(reserve) as usize
+    }
+
+    fn occupy(&mut self, now: Instant, owner: Option<Owner>) -> ServerId {
+        let entry = Entry {
+            state: State::Login,
+            connected_at: now,
+            close_needed: false,
+            cancels: 0,
+            key: Box::default(),
+            owner,
+        };
         let index = self.slots.iter().position(|slot| slot.entry.is_none()).unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, entry: None });
             self.idle.grow(self.slots.len());

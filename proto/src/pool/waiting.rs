@@ -1,21 +1,25 @@
 //! The waiting queue of a pool: first come, first served.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::ClientId;
+use crate::client::startup::Startup;
 
 /// Names a place in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
 /// What a client waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// The parameters that the pool's first server reports, to finish its login.
     Login,
     /// A server for a request.
     Server,
+    /// A server of its own for a replication connection, logged in with what the client starts up with.
+    Replication(Arc<Startup>),
 }
 
 /// A client in the queue.
@@ -62,15 +66,19 @@ impl<W> WaitingQueue<W> {
     }
 
     /// Takes the first client that waits for `purpose`.
-    pub(super) fn pop(&mut self, purpose: Purpose) -> Option<Waiting<W>> {
-        let place = self.places.iter().position(|(_, w)| w.as_ref().is_some_and(|w| w.purpose == purpose))?;
-        self.take(place)
+    pub(super) fn pop(&mut self, purpose: &Purpose) -> Option<Waiting<W>> {
+        self.take_first(|waiting| waiting.purpose == *purpose)
+    }
+
+    /// Takes the first client.
+    pub(super) fn pop_any(&mut self) -> Option<Waiting<W>> {
+        self.take_first(|_| true)
     }
 
     /// Takes the first client that waits for a server, if it came at `latest` or before.
     pub(super) fn pop_overdue(&mut self, latest: Instant) -> Option<Waiting<W>> {
         let first = self.iter().find(|waiting| waiting.purpose == Purpose::Server)?;
-        if first.since > latest { None } else { self.pop(Purpose::Server) }
+        if first.since > latest { None } else { self.pop(&Purpose::Server) }
     }
 
     pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Waiting<W>> {
@@ -82,8 +90,17 @@ impl<W> WaitingQueue<W> {
         self.iter().next().map(|waiting| waiting.since)
     }
 
+    pub(super) fn first(&self) -> Option<(Ticket, &Waiting<W>)> {
+        self.places.iter().find_map(|(ticket, waiting)| Some((*ticket, waiting.as_ref()?)))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Waiting<W>> {
         self.places.iter().filter_map(|(_, waiting)| waiting.as_ref())
+    }
+
+    fn take_first(&mut self, is_wanted: impl Fn(&Waiting<W>) -> bool) -> Option<Waiting<W>> {
+        let place = self.places.iter().position(|(_, waiting)| waiting.as_ref().is_some_and(&is_wanted))?;
+        self.take(place)
     }
 
     fn take(&mut self, place: usize) -> Option<Waiting<W>> {
@@ -113,10 +130,10 @@ mod tests {
         assert_eq!(queue.leave(tickets[1]).unwrap().waiter, 1);
         assert!(queue.leave(tickets[1]).is_none());
         assert_eq!(queue.len(), 5);
-        assert_eq!(queue.pop(Purpose::Login).unwrap().waiter, 4);
-        assert_eq!(queue.pop(Purpose::Server).unwrap().waiter, 0);
+        assert_eq!(queue.pop(&Purpose::Login).unwrap().waiter, 4);
+        assert_eq!(queue.pop(&Purpose::Server).unwrap().waiter, 0);
         assert!(queue.leave(tickets[0]).is_none());
-        let rest: Vec<u32> = std::iter::from_fn(|| queue.pop(Purpose::Server)).map(|w| w.waiter).collect();
+        let rest: Vec<u32> = std::iter::from_fn(|| queue.pop_any()).map(|w| w.waiter).collect();
         assert_eq!(rest, [2, 3, 5]);
         assert!(queue.is_empty() && queue.places.is_empty());
     }

@@ -10,9 +10,13 @@ use crate::wire::backend::{self, Authentication, kind};
 use crate::wire::error_response::ErrorFields;
 use crate::wire::frame::{HEADER_LEN, Header};
 use crate::wire::frontend;
+use crate::wire::version::Version;
 
 /// Longest message accepted during login, in bytes. The longest a server sends is an ErrorResponse.
 const MESSAGE_LEN_MAX: u32 = 64 * 1024;
+
+/// Length of a BackendKeyData: process id, and a secret that has 4 bytes in protocol 3.0 and at most 256 in 3.2.
+const CANCEL_KEY_LEN: std::ops::RangeInclusive<usize> = 8..=260;
 
 /// With what the proxy logs in to a server.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +52,8 @@ pub struct Login {
     state: State,
     parameters: Vec<(String, String)>,
     key: Box<[u8]>,
+    /// What was asked for, or what the server answered to that.
+    version: Version,
     /// Still to be run.
     connect_query: Option<String>,
 }
@@ -89,8 +95,15 @@ impl Login {
             state: State::Start,
             parameters: Vec::new(),
             key: Box::default(),
+            version: Version::V3_0,
             connect_query: None,
         }
+    }
+
+    /// The same where the StartupMessage asked for this version.
+    #[must_use]
+    pub fn speaking(self, version: Version) -> Self {
+        Self { version, ..self }
     }
 
     /// The same with SQL to be run before the server is ready.
@@ -117,12 +130,20 @@ impl Login {
                 self.handle_authentication(request)?
             }
             kind::ERROR_RESPONSE => return Err(Error::ServerRefused(ErrorFields::read(body))),
-            kind::NOTICE_RESPONSE | kind::NEGOTIATE_PROTOCOL_VERSION => Step::More,
+            kind::NOTICE_RESPONSE => Step::More,
+            kind::NEGOTIATE_PROTOCOL_VERSION if matches!(self.state, State::Start) => {
+                let version = backend::read_negotiation(body).filter(|version| version.minor() <= self.version.minor());
+                self.version = version.ok_or_else(|| bad("bad protocol negotiation from server"))?;
+                Step::More
+            }
             kind::PARAMETER_STATUS if authenticated => {
                 self.handle_parameter(body)?;
                 Step::More
             }
             kind::BACKEND_KEY_DATA if authenticated => {
+                if !CANCEL_KEY_LEN.contains(&body.len()) {
+                    return Err(bad("bad cancel key from server"));
+                }
                 self.key = body.into();
                 Step::More
             }
@@ -287,6 +308,50 @@ mod tests {
         assert_eq!(*key, [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(welcome.parameters.len(), 2);
         assert_eq!(welcome.tracked.value(2), Some("CET"));
+    }
+
+    #[test]
+    fn versions() {
+        let negotiation = |version, unknown: &[String]| {
+            let mut bytes = Vec::new();
+            backend::negotiate_protocol_version(&mut bytes, version, unknown);
+            bytes
+        };
+        let bad = || Err(Error::ServerLogin("bad protocol negotiation from server".into()));
+        let check = |asked, answer: &[u8], expected: Result<Step, Error>| {
+            let mut login = Login::new("u", ServerSecret::default(), "n").speaking(asked);
+            assert_eq!(handle(&mut login, answer), expected);
+            if expected.is_ok() {
+                finish(&mut login);
+            }
+        };
+        let (v3_0, v3_2) = (Version::V3_0, Version::V3_2);
+        check(v3_2, &negotiation(v3_0, &[]), Ok(Step::More));
+        check(v3_2, &negotiation(v3_2, &[]), Ok(Step::More));
+        check(v3_0, &negotiation(v3_0, &[]), Ok(Step::More));
+        check(v3_0, &negotiation(v3_2, &[]), bad());
+        check(v3_2, &negotiation(v3_0, &["_pq_.x".into()]), bad());
+        check(v3_2, b"v\0\0\0\x0c\0\x03\0\x01\0\0\0\0", bad());
+        // Too late.
+        let mut login = Login::new("u", ServerSecret::default(), "n").speaking(v3_2);
+        handle(&mut login, &request(&Authentication::Ok)).unwrap();
+        handle(&mut login, &negotiation(v3_0, &[])).unwrap_err();
+    }
+
+    #[test]
+    fn cancel_keys() {
+        for (len, is_good) in [(7, false), (8, true), (36, true), (260, true), (261, false)] {
+            let mut login = Login::new("u", ServerSecret::default(), "n");
+            handle(&mut login, &request(&Authentication::Ok)).unwrap();
+            let mut bytes = Vec::new();
+            backend::backend_key_data(&mut bytes, &vec![7; len]);
+            let result = handle(&mut login, &bytes);
+            assert_eq!(result.is_ok(), is_good, "{len}: {result:?}");
+            if is_good {
+                let Ok(Step::Ready(_, key)) = handle(&mut login, READY) else { panic!("not ready") };
+                assert_eq!(*key, vec![7; len]);
+            }
+        }
     }
 
     #[test]

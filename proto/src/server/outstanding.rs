@@ -574,6 +574,19 @@ mod tests {
         check("P B E S <1 <2 <G c <E ! <Z ! S ! <Z !");
     }
 
+    #[test]
+    fn copy_both() {
+        // Each side ends its own half.
+        check("Q <W ! <d c ! <d <c <C <C <Z .");
+        check("Q <W <c ! c <C <Z .");
+        // The next timeline comes as a result.
+        check("Q <W <c c <T <D <C <C <Z .");
+        check("Q <W c Q <c <C <Z ! <C <Z .");
+        check("Q <W <E c <Z . Q <C <Z .");
+        // Refused, or a command without a stream, as IDENTIFY_SYSTEM.
+        check("Q <E <Z . Q <T <D <C <Z .");
+    }
+
     /// What `Outstanding::resume` makes of the requests and replies of `script`, and what handling each in turn makes of
     /// them, must go on alike: the kernel path counts only.
     #[track_caller]

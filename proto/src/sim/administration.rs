@@ -39,6 +39,7 @@ impl World {
                 }
                 Action::Grant(c, grant) => self.grant(p, c, grant)?,
                 Action::Evict(scope) => self.evict(p, scope)?,
+                Action::ConnectReplication(..) | Action::End(..) => return Err("nobody replicates here".into()),
             }
         }
         Ok(())

@@ -2,6 +2,7 @@
 //! ones it sends in a server's place (login, admin console).
 
 use super::cstr;
+use super::version::Version;
 
 /// Type bytes of backend messages.
 pub mod kind {
@@ -101,6 +102,14 @@ pub fn read_parameter_status(body: &[u8]) -> Option<(&str, &str)> {
     Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
 }
 
+/// Reads the body of a NegotiateProtocolVersion that answers a StartupMessage without `_pq_.` options: the version that the
+/// server speaks. `None` for a version that nobody speaks, and for anything else.
+pub fn read_negotiation(body: &[u8]) -> Option<Version> {
+    let (code, unknown) = body.split_first_chunk::<4>()?;
+    let code = u32::from_be_bytes(*code);
+    [Version::V3_0, Version::V3_2].into_iter().find(|version| version.code() == code && unknown == [0; 4])
+}
+
 /// Appends one message; `body` writes what follows the length.
 pub fn message(out: &mut Vec<u8>, kind: u8, body: impl FnOnce(&mut Vec<u8>)) {
     out.push(kind);
@@ -158,11 +167,11 @@ pub fn ready_for_query_in(out: &mut Vec<u8>, status: TransactionStatus) {
     message(out, kind::READY_FOR_QUERY, |out| out.push(status.byte()));
 }
 
-/// Appends a NegotiateProtocolVersion: the newest minor version we speak, and the `_pq_.` options we do not know.
-pub fn negotiate_protocol_version(out: &mut Vec<u8>, minor: u16, unknown: &[String]) {
+/// Appends a NegotiateProtocolVersion: the version that is spoken, and the `_pq_.` options we do not know.
+pub fn negotiate_protocol_version(out: &mut Vec<u8>, version: Version, unknown: &[String]) {
     message(out, kind::NEGOTIATE_PROTOCOL_VERSION, |out| {
-        // The server reports the whole version number of the newest protocol it supports (backend_startup.c).
-        out.extend((3_u32 << 16 | u32::from(minor)).to_be_bytes());
+        // The whole number, although the manual speaks of the minor version (backend_startup.c).
+        out.extend(version.code().to_be_bytes());
         out.extend((unknown.len() as u32).to_be_bytes());
         for name in unknown {
             put_cstr(out, name);
@@ -265,8 +274,15 @@ mod tests {
     #[test]
     fn negotiation_layout() {
         let mut out = Vec::new();
-        negotiate_protocol_version(&mut out, 0, &["_pq_.x".into()]);
+        negotiate_protocol_version(&mut out, Version::V3_0, &["_pq_.x".into()]);
         assert_eq!(out, b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0");
+        assert_eq!(read_negotiation(&out[5..]), None, "we send no options");
+        out.clear();
+        negotiate_protocol_version(&mut out, Version::V3_2, &[]);
+        assert_eq!(read_negotiation(&out[5..]), Some(Version::V3_2));
+        assert_eq!(read_negotiation(b"\0\x03\0\0\0\0\0\0"), Some(Version::V3_0));
+        assert_eq!(read_negotiation(b"\0\x03\0\x01\0\0\0\0"), None);
+        assert_eq!(read_negotiation(b"\0\x03\0\0"), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The packets that open a connection: they have a length but no type byte (manual, sections 55.2.1 and 55.7).
 
 use super::cstr;
+use super::version::Version;
 
 /// Longest start-up packet accepted, as PostgreSQL's MAX_STARTUP_PACKET_LENGTH (pqcomm.h).
 pub const STARTUP_LEN_MAX: usize = 10_000;
@@ -125,9 +126,13 @@ fn read_parameters(body: &[u8]) -> Result<Vec<(String, String)>, BadStartup> {
     }
 }
 
-/// Appends a StartupMessage of protocol 3.0.
-pub fn startup_message<'a, 'b>(out: &mut Vec<u8>, parameters: impl Iterator<Item = (&'a str, &'b str)>) {
-    packet(out, 3 << 16, |out| {
+/// Appends a StartupMessage of this version.
+pub fn startup_message<'a, 'b>(
+    out: &mut Vec<u8>,
+    version: Version,
+    parameters: impl Iterator<Item = (&'a str, &'b str)>,
+) {
+    packet(out, version.code(), |out| {
         for (name, value) in parameters {
             for text in [name, value] {
                 out.extend_from_slice(text.as_bytes());
@@ -223,7 +228,7 @@ mod tests {
         #[test]
         fn built_messages_read_back(list in prop::collection::vec(("[a-z_.]{1,9}", "[^\0]{0,20}"), 0..10)) {
             let mut out = Vec::new();
-            startup_message(&mut out, list.iter().map(|(a, b)| (a.as_str(), b.as_str())));
+            startup_message(&mut out, Version::V3_0, list.iter().map(|(a, b)| (a.as_str(), b.as_str())));
             let expected = StartupPacket::Startup { minor: 0, parameters: list };
             prop_assert_eq!(read(&out), Ok(Some((expected, out.len()))));
         }

@@ -13,19 +13,18 @@ use anyhow::{Context, Result};
 
 use crate::{
     account::Account,
-    programs::{postgres_program, target_dir},
+    programs::target_dir,
     run::{command, run},
 };
 
-/// Makes `data` a fresh data directory that belongs to `account`.
-pub(super) fn copy_to(data: &Path, account: Account) -> Result<()> {
-    let template = template(account)?;
+/// Makes `data` a fresh data directory of this `initdb` that belongs to `account`.
+pub(super) fn copy_to(data: &Path, initdb: &Path, account: Account) -> Result<()> {
+    let template = template(initdb, account)?;
     copy(&template, data, account).with_context(|| format!("copying {}", template.display()))
 }
 
-fn template(account: Account) -> Result<PathBuf> {
-    let initdb = postgres_program("initdb")?;
-    let version = run(Command::new(&initdb).arg("--version"), LIMIT)?.checked()?.stdout;
+fn template(initdb: &Path, account: Account) -> Result<PathBuf> {
+    let version = run(Command::new(initdb).arg("--version"), LIMIT)?.checked()?.stdout;
     // "initdb (PostgreSQL) 15.8 (Debian …)"
     let version = version.split_ascii_whitespace().nth(2).context("initdb --version names no version")?;
     let cache = target_dir()?.join("testkit");
@@ -35,7 +34,7 @@ fn template(account: Account) -> Result<PathBuf> {
     let lock = File::create(cache.join("lock")).context("creating the lock of the template")?;
     lock.lock().context("locking the template")?;
     if !template.is_dir() {
-        make(&initdb, &template, account)?;
+        make(initdb, &template, account)?;
     }
     Ok(template)
 }

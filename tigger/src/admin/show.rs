@@ -7,13 +7,14 @@ use std::time::Instant;
 
 use tigger_bypass::{Carried, Carries};
 use tigger_proto::pool::{ClientId, ServerState, ServerView, Waiting};
+use tigger_proto::replication::Replication;
 use tigger_proto::wire::backend::{self, ColumnType};
 
 use super::PGBOUNCER_VERSION;
 use crate::config::{ADMIN_DATABASE, Choice, Database};
 use crate::net::address::Address;
 use crate::pooler::Pooler;
-use crate::pooler::clients::ClientInfo;
+use crate::pooler::clients::{ClientInfo, LoggedIn};
 use crate::pooler::pool::{Pool, PoolCore};
 use crate::pooler::server_conn::ServerInfo;
 use crate::pooler::stats::Tally;
@@ -258,6 +259,7 @@ struct Socket<'a> {
     kind: &'a str,
     user: &'a str,
     database: &'a str,
+    replication: Option<Replication>,
     state: &'a str,
     remote: Address,
     local: Address,
@@ -279,7 +281,7 @@ impl Socket<'_> {
             self.kind,
             self.user,
             self.database,
-            "none",
+            self.replication.map_or("none", Replication::word),
             self.state,
             self.remote.host(),
             self.remote.port(),
@@ -322,6 +324,7 @@ fn clients(pooler: &Arc<Pooler>) -> Vec<Row> {
             kind: "C",
             user: &login.user,
             database: login.pool.as_ref().map_or(ADMIN_DATABASE, |pool| &pool.database),
+            replication: login.replication,
             state: if waiting { "waiting" } else { "active" },
             remote: info.remote,
             local: info.local,
@@ -336,7 +339,7 @@ fn clients(pooler: &Arc<Pooler>) -> Vec<Row> {
             prepared: info.prepared.load(Ordering::Relaxed),
         };
         let mut row = socket.row();
-        row.push(Some(path(pooler, info, login.pool.as_deref())));
+        row.push(Some(path(pooler, info, &login)));
         Some(row)
     };
     pooler.clients.all().iter().filter_map(row).collect()
@@ -353,8 +356,8 @@ fn kernel_links(pooler: &Pooler) -> HashMap<ClientId, u64> {
 }
 
 /// Column `path`: which path serves a client, and why not the kernel's.
-fn path(pooler: &Pooler, info: &ClientInfo, pool: Option<&Pool>) -> String {
-    let why = match (info.kernel(), pool) {
+fn path(pooler: &Pooler, info: &ClientInfo, login: &LoggedIn) -> String {
+    let why = match (info.kernel(), login.pool.as_deref()) {
         _ if info.is_listening() => "listens",
         (Some(kernel), _) if kernel.reason().is_empty() => {
             return match kernel.carries() {
@@ -366,6 +369,7 @@ fn path(pooler: &Pooler, info: &ClientInfo, pool: Option<&Pool>) -> String {
         }
         (Some(kernel), _) => kernel.reason(),
         (None, None) => "console",
+        (None, Some(_)) if login.replication.is_some() => "replication",
         (None, Some(_)) if pooler.kernel_path.unavailable().is_some() => "off",
         (None, Some(pool)) if pool.shared().is_none() => "disabled",
         (None, Some(_)) if info.remote.socket_addr().is_none() => "unix_socket",
@@ -401,6 +405,7 @@ fn server_row(pool: &Pool, info: &ServerInfo, state: &str, link: u64, close_need
         kind: "S",
         user: &pool.user,
         database: &pool.database,
+        replication: info.replication,
         state,
         remote: info.remote,
         local: info.local,

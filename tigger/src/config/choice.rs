@@ -1,6 +1,7 @@
 //! Settings that are one word of a fixed list. Words compare without regard to case, as in PgBouncer.
 
 pub use tigger_proto::pool::PoolMode;
+use tigger_proto::wire::version::Version;
 
 /// A value written as one of a few words.
 pub trait Choice: Copy + PartialEq + 'static {
@@ -27,6 +28,10 @@ pub trait Choice: Copy + PartialEq + 'static {
 impl Choice for PoolMode {
     const WORDS: &'static [(&'static str, Self)] =
         &[("session", Self::Session), ("transaction", Self::Transaction), ("statement", Self::Statement)];
+}
+
+impl Choice for Version {
+    const WORDS: &'static [(&'static str, Self)] = &[("3.0", Self::V3_0), ("3.2", Self::V3_2)];
 }
 
 /// How clients prove who they are (`auth_type`). Only the methods that are built.

@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tigger_proto::wire::version::Version;
+
 use super::choice::{AuthType, Choice, KernelPath, LoadBalanceHosts, PoolMode, SslMode};
 use super::database::Host;
 use super::secret::Secret;
@@ -53,6 +55,8 @@ pub(super) enum Kind<T> {
     KernelPathOverride(Field<T, Option<KernelPath>>),
     /// Authentication method.
     AuthType(Field<T, AuthType>),
+    /// Version of the protocol.
+    Version(Field<T, Version>),
     /// TLS mode.
     SslMode(Field<T, SslMode>),
     /// Hosts separated by commas.
@@ -97,6 +101,7 @@ impl<T> Kind<T> {
                 KernelPath::Require => return Err("expected one of auto, off".to_owned()),
                 choice => choose(field, target, choice, Some),
             },
+            Self::Version(field) => choose(field, target, Version::from_word(text)?, |version| version),
             Self::AuthType(field) => choose(field, target, auth_type(text)?, |method| method),
             Self::SslMode(field) => {
                 let mode = SslMode::from_word(text)?;
@@ -179,6 +184,7 @@ impl<T> Kind<T> {
             Self::LoadBalanceHosts(field) => field.is_some(),
             Self::KernelPath(field) => field.is_some(),
             Self::KernelPathOverride(field) => field.is_some(),
+            Self::Version(field) => field.is_some(),
             Self::AuthType(field) => field.is_some(),
             Self::SslMode(field) => field.is_some(),
             Self::Hosts(field) => field.is_some(),
@@ -206,6 +212,7 @@ impl<T> Kind<T> {
             Self::LoadBalanceHosts(_) => words::<LoadBalanceHosts>(),
             Self::KernelPath(_) => words::<KernelPath>(),
             Self::KernelPathOverride(_) => "`auto`, `off`".to_owned(),
+            Self::Version(_) => words::<Version>(),
             Self::AuthType(_) => words::<AuthType>(),
             Self::SslMode(_) => words::<SslMode>(),
             Self::Hosts(_) => "host name, address or directory".to_owned(),

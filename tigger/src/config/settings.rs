@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tigger_proto::wire::version::Version;
+
 use super::choice::{AuthType, KernelPath, PoolMode};
 use super::kind::Kind;
 
@@ -120,6 +122,8 @@ settings! {
     server_idle_timeout: Option<Duration>,
     /// Age at which an unused server is closed; zero = after one use.
     server_lifetime: Duration,
+    /// Newest protocol that servers are asked for.
+    server_max_protocol_version: Version,
     /// Pause after a failed login to a server.
     server_login_retry: Duration,
     /// SQL run when a server is released; `None` = nothing.

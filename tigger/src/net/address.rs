@@ -1,7 +1,10 @@
 //! Addresses of both ends of a connection, as the console and the log show them.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 /// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,5 +68,14 @@ impl fmt::Display for Address {
             Self::Tcp(ip, port) => write!(f, "{ip}:{port}"),
             Self::Unix(port) => write!(f, "unix:{port}"),
         }
+    }
+}
+
+/// The name of a Unix socket as the system wants it. With `@` in front, as PgBouncer and libpq write it, it is in the abstract
+/// namespace, where no file has it (unix(7)): there it begins with a zero byte.
+pub fn unix_name(path: &Path) -> PathBuf {
+    match path.as_os_str().as_bytes() {
+        [b'@', rest @ ..] => OsString::from_vec([b"\0", rest].concat()).into(),
+        _ => path.to_owned(),
     }
 }

@@ -8,7 +8,7 @@ use nix::libc;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
-use super::address::Address;
+use super::address::{Address, unix_name};
 use super::stream::Stream;
 use crate::config::{Host, Settings};
 
@@ -179,9 +179,10 @@ const ANY_V6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 /// connect(2) on a Unix socket fails with EAGAIN while the listener's queue is full, and no event tells when there is
 /// room again. So it is tried again, ever slower; the caller has a time limit.
 async fn connect_unix(path: &std::path::Path) -> io::Result<UnixStream> {
+    let name = unix_name(path);
     let mut pause = Duration::from_millis(1);
     loop {
-        match UnixStream::connect(path).await {
+        match UnixStream::connect(&name).await {
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) && pause < Duration::from_secs(2) => {
                 tokio::time::sleep(pause).await;
                 pause *= 2;

@@ -12,7 +12,7 @@ use nix::sys::socket::setsockopt;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::address::Address;
+use super::address::{Address, unix_name};
 use super::connect::TcpOptions;
 use super::stream::Stream;
 use crate::config::Settings;
@@ -199,18 +199,16 @@ fn bind_tcp(address: SocketAddr, settings: &Settings) -> io::Result<TcpListener>
 }
 
 fn bind_unix(path: &Path, settings: &Settings) -> io::Result<(UnixListener, Option<SocketFile>)> {
-    let is_abstract = path.as_os_str().as_encoded_bytes().starts_with(b"@");
-    let address = if is_abstract {
-        let name = path.as_os_str().as_encoded_bytes();
-        SockAddr::unix(Path::new(std::str::from_utf8(&[b"\0", &name[1..]].concat()).map_err(io::Error::other)?))?
-    } else {
+    let name = unix_name(path);
+    // A name in the abstract namespace has no file.
+    let has_file = name == path;
+    if has_file {
         remove_stale(path)?;
-        SockAddr::unix(path)?
-    };
+    }
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    socket.bind(&address)?;
-    let file = (!is_abstract).then(|| SocketFile(path.to_owned()));
-    if !is_abstract {
+    socket.bind(&SockAddr::unix(&name)?)?;
+    let file = has_file.then(|| SocketFile(path.to_owned()));
+    if has_file {
         if let Some(group) = &settings.unix_socket_group {
             let gid = nix::unistd::Group::from_name(group)?.map(|group| group.gid);
             let gid = gid.ok_or_else(|| io::Error::other(format!("no such group: {group}")))?;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tigger_proto::cancel::CancelKey;
 use tigger_proto::pool::ServerId;
 use tigger_proto::wire::startup;
 
@@ -16,8 +15,7 @@ const CANCEL_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Cancels the query of the client that was given `key`. There is no reply, whatever happens (manual, 55.2.8).
 pub async fn cancel(pooler: &Arc<Pooler>, key: &[u8]) {
-    let found = key.try_into().ok().and_then(|key| pooler.clients.by_key(CancelKey(key)));
-    let Some(client) = found else {
+    let Some(client) = pooler.clients.by_key(key) else {
         tracing::info!("failed cancel request");
         return;
     };
@@ -30,6 +28,10 @@ pub async fn cancel(pooler: &Arc<Pooler>, key: &[u8]) {
         tracing::info!("cancel request for idle client");
         return;
     };
+    if server_key.is_empty() {
+        tracing::info!("not sending cancel request: the server has given no key");
+        return pool.run(|core| core.end_cancel(Instant::now(), server));
+    }
     let limit = pooler.config().settings.cancel_wait_timeout.unwrap_or(CANCEL_TIME_MAX);
     match tokio::time::timeout(limit, send(&pool, server, &server_key)).await {
         Ok(Ok(())) => {}

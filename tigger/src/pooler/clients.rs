@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use tigger_bypass::ClientSlot;
 use tigger_proto::cancel::CancelKey;
 use tigger_proto::error::Error;
 use tigger_proto::pool::ClientId;
+use tigger_proto::replication::Replication;
 
 use super::pool::Pool;
 use crate::net::address::Address;
@@ -21,8 +22,8 @@ use crate::net::address::Address;
 pub struct ClientInfo {
     /// Unique in this process.
     pub id: ClientId,
-    /// What it shows to cancel its query.
-    pub key: CancelKey,
+    /// What it shows to cancel its query, from its login on.
+    key: OnceLock<CancelKey>,
     /// Its end of the connection.
     pub remote: Address,
     /// Our end.
@@ -56,6 +57,8 @@ pub struct LoggedIn {
     pub pool: Option<Arc<Pool>>,
     /// Parameter `application_name`.
     pub application_name: Arc<str>,
+    /// Set for a replication connection.
+    pub replication: Option<Replication>,
 }
 
 /// What a client does on the user path. PgBouncer calls all but waiting clients active.
@@ -156,10 +159,10 @@ struct TakeBack {
 
 impl ClientInfo {
     /// A client that was just accepted.
-    pub fn new(id: ClientId, key: CancelKey, remote: Address, local: Address, now: u64) -> Self {
+    pub fn new(id: ClientId, remote: Address, local: Address, now: u64) -> Self {
         Self {
             id,
-            key,
+            key: OnceLock::new(),
             remote,
             local,
             connected_at: now,
@@ -362,23 +365,18 @@ impl Clients {
         ClientId(self.next.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Enters a client; it leaves when the guard is dropped. `None` when another one has the same key (a new one must
-    /// be drawn).
-    pub fn enter(self: &Arc<Self>, info: ClientInfo) -> Option<Guard> {
+    /// Enters a client; it leaves when the guard is dropped.
+    pub fn enter(self: &Arc<Self>, info: ClientInfo) -> Guard {
         let info = Arc::new(info);
         let mut inner = self.inner.lock().expect("nobody panics with this lock");
-        if inner.by_key.contains_key(&info.key) {
-            return None;
-        }
-        inner.by_key.insert(info.key, info.id);
         inner.by_id.insert(info.id, Arc::clone(&info));
-        Some(Guard { info, clients: Arc::clone(self), counted: None })
+        Guard { info, clients: Arc::clone(self), counted: None }
     }
 
-    /// The client with this key.
-    pub fn by_key(&self, key: CancelKey) -> Option<Arc<ClientInfo>> {
+    /// The client with exactly this key.
+    pub fn by_key(&self, key: &[u8]) -> Option<Arc<ClientInfo>> {
         let inner = self.inner.lock().expect("nobody panics with this lock");
-        inner.by_id.get(inner.by_key.get(&key)?).cloned()
+        inner.by_id.get(inner.by_key.get(key)?).cloned()
     }
 
     /// The client of this name.
@@ -421,6 +419,20 @@ pub struct Guard {
 }
 
 impl Guard {
+    /// Gives the client the key that it shows to cancel its query. False when another has the same: a new one must be drawn.
+    pub fn give_key(&self, key: CancelKey) -> bool {
+        let mut inner = self.clients.inner.lock().expect("nobody panics with this lock");
+        match inner.by_key.entry(key.clone()) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(place) => {
+                place.insert(self.info.id);
+                let is_first = self.info.key.set(key).is_ok();
+                debug_assert!(is_first, "a client has one key");
+                true
+            }
+        }
+    }
+
     /// The client asks to be let in: from now on until it leaves it is counted.
     ///
     /// # Errors
@@ -436,7 +448,9 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let mut inner = self.clients.inner.lock().expect("nobody panics with this lock");
-        inner.by_key.remove(&self.info.key);
+        if let Some(key) = self.info.key.get() {
+            inner.by_key.remove(key);
+        }
         inner.by_id.remove(&self.info.id);
         if let Some(Quotas { database, user }) = &self.counted {
             uncount(&mut inner.of_database, &database.0);
@@ -447,26 +461,36 @@ impl Drop for Guard {
 
 #[cfg(test)]
 mod tests {
+    use tigger_proto::wire::version::Version;
+
     use super::*;
 
     #[test]
     fn keys_are_unique_and_leave_with_their_client() {
         let clients = Arc::new(Clients::default());
-        let key = CancelKey([1; 8]);
-        let info = || ClientInfo::new(clients.next_id(), key, Address::Unix(1), Address::Unix(1), 0);
-        let guard = clients.enter(info()).unwrap();
-        assert!(clients.enter(info()).is_none());
-        assert_eq!(clients.by_key(key).unwrap().id, guard.info.id);
-        drop(guard);
-        assert!(clients.by_key(key).is_none() && clients.is_empty());
+        let enter = || clients.enter(ClientInfo::new(clients.next_id(), Address::Unix(1), Address::Unix(1), 0));
+        let (short, long) = (enter(), enter());
+        let key = |version| CancelKey::from_random([1; 36], version);
+        assert!(short.give_key(key(Version::V3_0)) && long.give_key(key(Version::V3_2)));
+        // The start of a key is another key.
+        assert_eq!(clients.by_key(&[1; 8]).unwrap().id, short.info.id);
+        assert_eq!(clients.by_key(&[1; 36]).unwrap().id, long.info.id);
+        for len in [0, 4, 9, 35, 37, 256] {
+            assert!(clients.by_key(&vec![1; len]).is_none(), "{len} bytes");
+        }
+        assert!(!enter().give_key(key(Version::V3_0)));
+        drop(short);
+        assert!(clients.by_key(&[1; 8]).is_none() && clients.len() == 1);
+        drop(long);
+        assert!(clients.by_key(&[1; 36]).is_none() && clients.is_empty());
     }
 
     #[test]
     fn quotas() {
         let clients = Arc::new(Clients::default());
         let guard = |nth| {
-            let info = ClientInfo::new(clients.next_id(), CancelKey([nth; 8]), Address::Unix(1), Address::Unix(1), 0);
-            clients.enter(info).unwrap()
+            let info = ClientInfo::new(clients.next_id(), Address::Unix(nth), Address::Unix(1), 0);
+            clients.enter(info)
         };
         let quotas = |database: &str, user: &str| Quotas {
             database: (database.into(), Some(2)),

@@ -332,7 +332,7 @@ impl Task {
 async fn connect(pool: &Arc<Pool>) -> Result<(Stream, Vec<u8>, Arc<ServerInfo>, String), Error> {
     let config = pool.config();
     let host = pool.choose_host(&config.database);
-    let attempt = login::log_in(pool, &config, &host, |_, _| None::<()>);
+    let attempt = login::log_in(pool, &config, &host, None, |_, _| None::<()>);
     let (logged_in, _) = match config.connect_timeout {
         Some(limit) => tokio::time::timeout(limit, attempt).await.unwrap_or(Err(Error::ConnectTimeout)),
         None => attempt.await,

@@ -7,8 +7,10 @@ use std::time::Instant;
 
 use tigger_bypass::Ends;
 use tigger_proto::auth::scram;
+use tigger_proto::client::startup::Startup;
 use tigger_proto::error::{Error, Level};
 use tigger_proto::pool::ServerId;
+use tigger_proto::replication::Replication;
 use tigger_proto::server::Server;
 use tigger_proto::server::login::{Login, Step, Welcome};
 use tigger_proto::wire::startup;
@@ -16,18 +18,19 @@ use tigger_proto::wire::startup;
 use super::idle_watch::IdleWatch;
 use super::pool::{Pool, PoolConfig};
 use super::server_conn::{ServerConn, ServerInfo};
-use crate::config::Host;
+use crate::config::{Database, Host};
 use crate::kernel_path::KernelServer;
 use crate::net::address::Address;
 use crate::net::connect::{self, Connected};
 use crate::net::stream::Stream;
 use crate::process::{self, unix_micros};
 
-/// Connects and logs in the server `id` of `pool`, and tells the pool how it went.
-pub(super) async fn connect(pool: &Arc<Pool>, id: ServerId) {
+/// Connects and logs in the server `id` of `pool`, and tells the pool how it went. For a replication client it logs in with
+/// what that client has said.
+pub(super) async fn connect(pool: &Arc<Pool>, id: ServerId, own: Option<&Startup>) {
     let config = pool.config();
     let host = pool.choose_host(&config.database);
-    let attempt = open(pool, &config, &host, id);
+    let attempt = open(pool, &config, &host, id, own);
     let result = match config.connect_timeout {
         Some(limit) => tokio::time::timeout(limit, attempt).await.unwrap_or(Err(Error::ConnectTimeout)),
         None => attempt.await,
@@ -36,7 +39,11 @@ pub(super) async fn connect(pool: &Arc<Pool>, id: ServerId) {
     match result {
         Ok((mut server, welcome, key)) => match server.settle(&pool.tracked) {
             Ok(()) => {
-                pool.set_welcome(welcome);
+                match own {
+                    // What the server says is what this client has asked for.
+                    Some(_) => server.welcome = Some(Box::new(welcome)),
+                    None => pool.set_welcome(welcome),
+                }
                 pool.enter_server(id, Arc::clone(&server.info));
                 pool.run(|core| core.handle_connected(now, id, server, key));
             }
@@ -58,10 +65,18 @@ fn fail(pool: &Arc<Pool>, host: &Host, id: ServerId, error: &Error) {
 
 type Opened = (Box<ServerConn>, Welcome, Box<[u8]>);
 
-async fn open(pool: &Arc<Pool>, config: &PoolConfig, host: &Host, id: ServerId) -> Result<Opened, Error> {
+async fn open(
+    pool: &Arc<Pool>,
+    config: &PoolConfig,
+    host: &Host,
+    id: ServerId,
+    own: Option<&Startup>,
+) -> Result<Opened, Error> {
     let path = pool.kernel_path();
-    let announce = |far, near| if pool.shared().is_some() { path.expect(Ends { far, near }) } else { None };
-    let (logged_in, expected) = log_in(pool, config, host, announce).await?;
+    // Replication stays on the user path.
+    let is_shared = pool.shared().is_some() && own.is_none();
+    let announce = |far, near| if is_shared { path.expect(Ends { far, near }) } else { None };
+    let (logged_in, expected) = log_in(pool, config, host, own, announce).await?;
     let kernel = pool.shared().zip(expected).and_then(|(shared, _)| {
         let ends = Ends { far: logged_in.remote.socket_addr()?, near: logged_in.local.socket_addr()? };
         KernelServer::enter(path, shared, id.slot, ends, &logged_in.stream)
@@ -75,7 +90,7 @@ async fn open(pool: &Arc<Pool>, config: &PoolConfig, host: &Host, id: ServerId) 
         .with_packet_len_max(config.link.limits.packet_len_max)
         .tracking(config.link.limits.prepared_max > 0);
     let (watch, info) = (IdleWatch::new(pool, id), Arc::new(info));
-    let server = ServerConn { id, stream, server, unread, info, delivered: 0, watch, kernel };
+    let server = ServerConn { id, stream, server, unread, info, delivered: 0, watch, kernel, welcome: None };
     Ok((Box::new(server), welcome, key))
 }
 
@@ -86,6 +101,7 @@ pub(super) struct LoggedIn {
     pub(super) unread: Vec<u8>,
     pub(super) welcome: Welcome,
     key: Box<[u8]>,
+    replication: Option<Replication>,
     serial: u64,
     remote: Address,
     local: Address,
@@ -102,6 +118,7 @@ impl LoggedIn {
             connected_at: unix_micros(),
             request_at: AtomicU64::new(unix_micros()),
             remote_pid: self.key.first_chunk().map_or(0, |pid| u32::from_be_bytes(*pid)),
+            replication: self.replication,
             prepared: AtomicUsize::new(0),
             application_name: Mutex::new(self.welcome.application_name().into()),
             kernel: Mutex::default(),
@@ -109,11 +126,12 @@ impl LoggedIn {
     }
 }
 
-/// Connects and logs in. `announce` is told of both ends before they are connected, where PostgreSQL is on this host.
+/// Connects and logs in, for a replication client with what that has said. `announce` is told of both ends before they are connected, where PostgreSQL is on this host.
 pub(super) async fn log_in<A>(
     pool: &Arc<Pool>,
     config: &PoolConfig,
     host: &Host,
+    own: Option<&Startup>,
     announce: impl Fn(SocketAddr, SocketAddr) -> Option<A>,
 ) -> Result<(LoggedIn, Option<A>), Error> {
     let database = &config.database;
@@ -129,13 +147,15 @@ pub(super) async fn log_in<A>(
         tracing::info!("S-{serial:#x}: {name}/{user}@{remote} new connection to server (from {local})");
     }
     let mut message = Vec::new();
-    let names = [("user", &*pool.user), ("database", database.server_dbname())];
-    startup::startup_message(&mut message, names.into_iter().chain(database.startup_parameters()));
+    startup::startup_message(&mut message, config.protocol, parameters(pool, database, own).into_iter());
     let lost = |_| Error::ServerLogin("server login failed: connection lost".into());
     stream.write_all(&message).await.map_err(lost)?;
 
     let login = Login::new(&pool.user, pool.secret(), &scram::nonce_from_bytes(&process::random()?));
-    let mut login = login.querying(database.connect_query.clone());
+    let replication = own.and_then(|own| own.replication);
+    // A WAL sender without a database knows no SQL.
+    let connect_query = database.connect_query.clone().filter(|_| replication != Some(Replication::Physical));
+    let mut login = login.speaking(config.protocol).querying(connect_query);
     let mut buffer = Vec::new();
     loop {
         let (used, step) = login.handle_bytes(&buffer, &pool.tracked)?;
@@ -153,9 +173,29 @@ pub(super) async fn log_in<A>(
                 }
             }
             Step::Ready(welcome, key) => {
-                let logged_in = LoggedIn { stream, unread: buffer, welcome, key, serial, remote, local };
+                let logged_in = LoggedIn { stream, unread: buffer, welcome, key, replication, serial, remote, local };
                 return Ok((logged_in, expected));
             }
         }
     }
+}
+
+/// The start-up parameters for a server. Those of a replication client are all said here: physical replication has no SET.
+fn parameters<'a>(pool: &'a Pool, database: &'a Database, own: Option<&'a Startup>) -> Vec<(&'a str, &'a str)> {
+    let mut parameters = vec![("user", &*pool.user), ("database", database.server_dbname())];
+    let value = |position| own?.parameters.value(position);
+    let names = pool.tracked.names().enumerate();
+    let values: Vec<_> = names.filter_map(|(position, name)| Some((name, value(position)?))).collect();
+    let is_said = |name: &str| values.iter().any(|(said, _)| said.eq_ignore_ascii_case(name));
+    for (name, value) in database.startup_parameters() {
+        if !is_said(name) {
+            parameters.push((name, value));
+        }
+    }
+    parameters.extend(&values);
+    if let Some(own) = own {
+        parameters.extend(own.replication.map(|replication| ("replication", replication.parameter())));
+        parameters.extend(own.options.as_deref().map(|options| ("options", options)));
+    }
+    parameters
 }

@@ -15,6 +15,7 @@ use tigger_proto::pool::shared::{Look, Shared};
 use tigger_proto::pool::{Action, Grant, Pool as Core, PoolLimits, PoolMode, ServerId};
 use tigger_proto::prepared::Registry;
 use tigger_proto::server::login::{ServerSecret, Welcome};
+use tigger_proto::wire::version::Version;
 use tokio::sync::oneshot;
 
 use super::Pooler;
@@ -90,6 +91,8 @@ pub struct PoolConfig {
     pub reset_query: Option<String>,
     /// Whether servers still answer is seen by this; `None`: it is not looked at.
     pub check: Option<Check>,
+    /// The newest protocol that is asked for.
+    pub protocol: Version,
     /// Longest time to connect and log in.
     pub connect_timeout: Option<Duration>,
     /// Whether the kernel path may serve its clients.
@@ -118,6 +121,14 @@ pub struct LinkRules {
     pub mode: PoolMode,
     /// What clients may send.
     pub limits: ClientLimits,
+}
+
+impl LinkRules {
+    /// Those of a replication client of the same pool.
+    #[must_use]
+    pub fn for_replication(self) -> Self {
+        Self { mode: PoolMode::Session, limits: ClientLimits { prepared_max: 0, listens: false, ..self.limits } }
+    }
 }
 
 impl Pool {
@@ -314,7 +325,11 @@ impl Pool {
                 if self.run(|core| core.total()) > self.config.load().limits.pool_size as usize {
                     tracing::warn!("{}/{}: taking connection from reserve_pool", self.database, self.user);
                 }
-                self.runtime.spawn(async move { super::login::connect(&pool, id).await });
+                self.runtime.spawn(async move { super::login::connect(&pool, id, None).await });
+            }
+            Action::ConnectReplication(id, startup) => {
+                let pool = Arc::clone(self);
+                self.runtime.spawn(async move { super::login::connect(&pool, id, Some(&startup)).await });
             }
             Action::Close(id, server, reason) => {
                 self.log_close(&server.info, &reason);
@@ -326,6 +341,11 @@ impl Pool {
                 if let Err(Grant::Server(id, server)) = waiter.send(grant) {
                     self.run(|core| core.handle_release(Instant::now(), id, server));
                 }
+            }
+            Action::End(client, reason) => {
+                let info = self.pooler.upgrade().and_then(|pooler| pooler.clients.by_id(client));
+                // It may just have left.
+                info.into_iter().for_each(|info| info.end(reason.clone()));
             }
             Action::Evict(scope) => self.make_room(scope),
         }
@@ -356,7 +376,7 @@ impl Pool {
 
     /// A client is done with an idle server.
     pub fn release(self: &Arc<Self>, now: Instant, mut server: Box<ServerConn>) {
-        if self.config.load().reset_query.is_some() {
+        if self.config.load().reset_query.is_some() && server.info.replication.is_none() {
             return self.reset(server);
         }
         match server.settle(&self.tracked) {

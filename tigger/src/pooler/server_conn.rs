@@ -9,6 +9,8 @@ use tigger_bypass::ServerSlot;
 use tigger_proto::error::Error;
 use tigger_proto::parameters::{APPLICATION_NAME, Tracked};
 use tigger_proto::pool::ServerId;
+use tigger_proto::replication::Replication;
+use tigger_proto::server::login::Welcome;
 use tigger_proto::server::{OwnQuery, Server};
 use tigger_proto::wire::error_response::ErrorFields;
 use tigger_proto::wire::frontend;
@@ -38,6 +40,8 @@ pub struct ServerConn {
     pub watch: IdleWatch,
     /// Its place on the kernel path.
     pub kernel: Option<KernelServer>,
+    /// What it said at its login, for the replication client whose own it is.
+    pub welcome: Option<Box<Welcome>>,
 }
 
 /// What everybody may know about a server.
@@ -57,6 +61,8 @@ pub struct ServerInfo {
     pub request_at: AtomicU64,
     /// The process id it reported.
     pub remote_pid: u32,
+    /// Set for that of a replication client.
+    pub replication: Option<Replication>,
     /// How many prepared statements it has, where they are tracked.
     pub prepared: AtomicUsize,
     /// `application_name` as it has it now.

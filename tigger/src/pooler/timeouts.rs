@@ -10,7 +10,7 @@ use tigger_proto::error::Error;
 use tigger_proto::pool::Purpose;
 
 use super::Pooler;
-use super::clients::{Activity, ClientInfo};
+use super::clients::{Activity, ClientInfo, LoggedIn};
 use crate::config::Config;
 
 /// How long a client may take for what; `None` = for ever.
@@ -77,7 +77,9 @@ impl Pooler {
             return;
         }
         for info in self.clients.all() {
-            let Some(login) = info.login().filter(|login| login.pool.is_some()) else { continue };
+            // A replication connection is one query that has no end.
+            let is_limited = |login: &LoggedIn| login.pool.is_some() && login.replication.is_none();
+            let Some(login) = info.login().filter(is_limited) else { continue };
             let timeouts = Timeouts::of(&config, &login.user);
             if let Some(reason) = timeouts.overdue(activity(&info), now) {
                 info.end(reason);

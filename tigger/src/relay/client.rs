@@ -102,6 +102,17 @@ impl ClientConn {
         self.leave(farewell).await;
     }
 
+    /// Serves a replication client, which is linked to its own server as long as both live.
+    pub(super) async fn serve_replication(mut self: Box<Self>, server: Box<ServerConn>) {
+        std::future::poll_fn(|cx| Poll::Ready(self.guard.info.poll_end(cx).is_ready())).await;
+        self.guard.info.set_activity(Activity::Linked);
+        let mut link = Link::new(server, self.pool.link_rules().for_replication(), Instant::now());
+        let end = std::future::poll_fn(|cx| link.poll(&mut self, cx)).await;
+        // In session mode no link ends without a reason to part.
+        let farewell = self.unlink(link, end).err().unwrap_or(Farewell::Silent(Error::ReplicationClientLeft));
+        self.leave(farewell).await;
+    }
+
     /// One turn: idle until a request comes, then linked until the server is released.
     async fn serve_one(&mut self) -> Result<(), Farewell> {
         self.guard.info.set_activity(Activity::Idle { since: Instant::now() });

@@ -17,7 +17,7 @@ use super::client::ClientConn;
 use super::scratch::{Pending, Scratch};
 use crate::kernel_path::Resumed;
 use crate::pooler::clients::{Activity, ClientInfo};
-use crate::pooler::pool::LinkRules;
+use crate::pooler::pool::{LinkRules, Pool};
 use crate::pooler::server_conn::ServerConn;
 use crate::pooler::stats::Tally;
 
@@ -93,9 +93,21 @@ impl Link {
                 Ok(true) if self.is_over(client) => return Poll::Ready(LinkEnd::Released),
                 Ok(true) if self.may_hand_over(client) => return Poll::Ready(LinkEnd::HandedOver),
                 Ok(true) => self.end_if_spent(client, cx),
-                Ok(false) => return Poll::Pending,
+                Ok(false) => {
+                    self.count_bytes(&client.pool);
+                    return Poll::Pending;
+                }
                 Err(end) => return Poll::Ready(end),
             }
+        }
+    }
+
+    /// Replication goes on for days: what it moves is counted meanwhile.
+    fn count_bytes(&mut self, pool: &Pool) {
+        if self.server.info.replication.is_some() {
+            let Tally { bytes_received, bytes_sent, .. } = &mut self.tally;
+            let (bytes_received, bytes_sent) = (std::mem::take(bytes_received), std::mem::take(bytes_sent));
+            pool.counters.add(&Tally { bytes_received, bytes_sent, ..Tally::default() });
         }
     }
 

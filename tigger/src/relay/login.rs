@@ -5,14 +5,17 @@ use std::task::Poll;
 use std::time::Instant;
 
 use tigger_bypass::Ends;
+use tigger_proto::cancel::CancelKey;
 use tigger_proto::client::Client;
 use tigger_proto::client::login::{Login, Step};
 use tigger_proto::client::startup::{self, Startup};
 use tigger_proto::error::{Error, Level};
 use tigger_proto::parameters::{APPLICATION_NAME, ParameterSet, Tracked};
 use tigger_proto::pool::{Grant, Purpose};
+use tigger_proto::replication::Replication;
 use tigger_proto::server::login::Welcome;
 use tigger_proto::wire::backend::{self, Authentication};
+use tigger_proto::wire::version::Version;
 use tokio::sync::oneshot;
 
 use super::client::{ClientConn, say_goodbye};
@@ -23,6 +26,7 @@ use crate::kernel_path::KernelClient;
 use crate::net::stream::Stream;
 use crate::pooler::clients::{ClientInfo, Guard, LoggedIn, Quotas};
 use crate::pooler::pool::Pool;
+use crate::pooler::server_conn::ServerConn;
 use crate::pooler::stats::Tally;
 use crate::pooler::{Phase, Pooler, cancel};
 use crate::process;
@@ -33,6 +37,7 @@ pub(super) async fn serve(pooler: Arc<Pooler>, guard: Guard, stream: Stream) {
     let login = Box::pin(log_in(&pooler, guard, stream));
     match login.await {
         Outcome::Client(client) => client.serve().await,
+        Outcome::Replication(client, server) => client.serve_replication(server).await,
         Outcome::Console(session) => Box::pin(session.serve()).await,
         Outcome::Over => {}
     }
@@ -41,6 +46,8 @@ pub(super) async fn serve(pooler: Arc<Pooler>, guard: Guard, stream: Stream) {
 
 enum Outcome {
     Client(Box<ClientConn>),
+    /// With a server of its own.
+    Replication(Box<ClientConn>, Box<ServerConn>),
     Console(Box<admin::Session>),
     /// A cancel request, or no login.
     Over,
@@ -54,7 +61,15 @@ enum Target {
 
 async fn log_in(pooler: &Arc<Pooler>, guard: Guard, stream: Stream) -> Outcome {
     let limit = pooler.config().settings.client_login_timeout;
-    let mut attempt = Attempt { pooler, guard, stream, carry: Vec::new(), server_down: false };
+    let mut attempt = Attempt {
+        pooler,
+        guard,
+        stream,
+        carry: Vec::new(),
+        version: Version::default(),
+        server_down: false,
+        own: None,
+    };
     let result = match limit {
         Some(limit) => match tokio::time::timeout(limit, attempt.run()).await {
             Ok(result) => result,
@@ -78,8 +93,12 @@ struct Attempt<'a> {
     guard: Guard,
     stream: Stream,
     carry: Vec<u8>,
+    /// What is spoken with the client.
+    version: Version,
     /// The client is waiting for the pool's first server.
     server_down: bool,
+    /// What a replication client got.
+    own: Option<(Arc<Pool>, Box<ServerConn>)>,
 }
 
 impl Attempt<'_> {
@@ -92,7 +111,8 @@ impl Attempt<'_> {
             let (used, step) = login.handle_bytes(&self.carry)?;
             self.carry.drain(..used);
             let step = match step {
-                Step::Startup(reply, parameters) => {
+                Step::Startup { reply, version, parameters } => {
+                    self.version = version;
                     self.send(&reply).await?;
                     let checked = self.check_startup(&parameters)?;
                     let step = self.authenticate(&mut login, &checked)?;
@@ -116,7 +136,7 @@ impl Attempt<'_> {
                     break;
                 }
                 Step::Authenticated => break,
-                Step::Startup(..) => unreachable!("handled above"),
+                Step::Startup { .. } => unreachable!("handled above"),
             }
         }
         let startup = startup.expect("nobody is authenticated before the start-up");
@@ -139,8 +159,10 @@ impl Attempt<'_> {
         if config.settings.log_connections {
             let (id, remote) = (self.guard.info.id.0, self.guard.info.remote);
             let (database, user) = (&startup.database, &startup.user);
+            let replication = startup.replication.map_or("no", Replication::parameter);
             tracing::info!(
-                "C-{id:#x}: {database}/{user}@{remote} login attempt: db={database} user={user} tls=no replication=no"
+                "C-{id:#x}: {database}/{user}@{remote} login attempt: \
+                 db={database} user={user} tls=no replication={replication}"
             );
         }
         if self.pooler.phase() > Phase::Running && !is_console {
@@ -171,8 +193,8 @@ impl Attempt<'_> {
         let user: Arc<str> = startup.user.as_str().into();
         if startup.database == ADMIN_DATABASE {
             let access = admin::Access::of(self.pooler, &self.stream, &startup.user).ok_or(Error::NotAllowed)?;
-            info.set_login(LoggedIn { user, pool: None, application_name });
-            let greeting = self.greeting(&admin::login_parameters());
+            info.set_login(LoggedIn { user, pool: None, application_name, replication: None });
+            let greeting = self.greeting(&admin::login_parameters())?;
             self.send(&greeting).await?;
             return Ok(Target::Console(Box::new(access), startup));
         }
@@ -182,12 +204,16 @@ impl Attempt<'_> {
         {
             pool.set_client_key(key);
         }
-        let welcome = self.welcome(&pool).await?;
         let mut startup = startup;
+        let replication = startup.replication;
+        let welcome = match replication {
+            Some(_) => self.own_server(&pool, &startup).await?,
+            None => self.welcome(&pool).await?,
+        };
         startup.parameters.fill_unset(&welcome.tracked);
-        let greeting = self.greeting(&client_parameters(&welcome, &startup.parameters, &pool.tracked));
+        let greeting = self.greeting(&client_parameters(&welcome, &startup.parameters, &pool.tracked))?;
         // Before it is told: from then on the console must show it, and KILL must hit it.
-        info.set_login(LoggedIn { user, pool: Some(Arc::clone(&pool)), application_name });
+        info.set_login(LoggedIn { user, pool: Some(Arc::clone(&pool)), application_name, replication });
         pool.counters.add(&Tally { client_login_count: 1, ..Tally::default() });
         self.send(&greeting).await?;
         Ok(Target::Pool(pool, startup))
@@ -195,34 +221,48 @@ impl Attempt<'_> {
 
     /// What the pool's servers say about themselves; waits for the first one.
     async fn welcome(&mut self, pool: &Arc<Pool>) -> Result<Arc<Welcome>, Error> {
-        loop {
-            let now = Instant::now();
-            let id = self.guard.info.id;
-            let receiver = pool.run(|core| {
-                if core.is_welcoming() {
-                    return Ok(None);
-                }
-                if let Some(error) = core.fail_fast(now) {
-                    return Err(error);
-                }
-                let (sender, receiver) = oneshot::channel();
-                let ticket = core.wait(now, id, Purpose::Login, sender);
-                Ok(Some(Queued { pool: Arc::clone(pool), ticket, receiver }))
-            })?;
-            let Some(mut queued) = receiver else {
-                // The first server's words were noted before it entered the pool.
-                return pool.welcome().ok_or(Error::ConfigError);
-            };
-            self.server_down = true;
-            tokio::select! {
-                granted = &mut queued.receiver => match granted {
-                    Ok(Grant::Failed(error)) => return Err(error),
-                    Ok(_) => {}
-                    Err(_) => return Err(Error::ServerShuttingDown),
-                },
-                result = self.gone() => return Err(result),
+        while self.wait(pool, Purpose::Login).await?.is_some() {}
+        // The first server's words were noted before it entered the pool.
+        pool.welcome().ok_or(Error::ConfigError)
+    }
+
+    /// Gets a server for this replication client alone; returns what that says about itself.
+    async fn own_server(&mut self, pool: &Arc<Pool>, startup: &Startup) -> Result<Arc<Welcome>, Error> {
+        let granted = self.wait(pool, Purpose::Replication(Arc::new(startup.clone()))).await?;
+        let Some(Grant::Server(id, mut server)) = granted else { return Err(Error::ConfigError) };
+        pool.run(|core| core.set_cancelable(id, true));
+        self.guard.info.set_server(server.info.serial);
+        let welcome = server.welcome.take();
+        self.own = Some((Arc::clone(pool), server));
+        welcome.map(Arc::from).ok_or(Error::ConfigError)
+    }
+
+    /// Waits in the pool's queue; `None` when there is nothing to wait for, because the pool welcomes clients already.
+    async fn wait(&mut self, pool: &Arc<Pool>, purpose: Purpose) -> Result<Option<Grant<Box<ServerConn>>>, Error> {
+        let now = Instant::now();
+        let id = self.guard.info.id;
+        let queued = pool.run(|core| {
+            if purpose == Purpose::Login && core.is_welcoming() {
+                return Ok(None);
             }
-            self.server_down = false;
+            if let Some(error) = core.fail_fast(now) {
+                return Err(error);
+            }
+            let (sender, receiver) = oneshot::channel();
+            let ticket = core.wait(now, id, purpose, sender);
+            Ok(Some(Queued { pool: Arc::clone(pool), ticket, receiver }))
+        })?;
+        let Some(mut queued) = queued else { return Ok(None) };
+        self.server_down = true;
+        let granted = tokio::select! {
+            granted = &mut queued.receiver => granted,
+            error = self.gone() => return Err(error),
+        };
+        self.server_down = false;
+        match granted {
+            Ok(Grant::Failed(error)) => Err(error),
+            Ok(granted) => Ok(Some(granted)),
+            Err(_) => Err(Error::ServerShuttingDown),
         }
     }
 
@@ -242,15 +282,22 @@ impl Attempt<'_> {
         .await
     }
 
-    fn greeting(&self, parameters: &[(String, String)]) -> Vec<u8> {
+    fn greeting(&self, parameters: &[(String, String)]) -> Result<Vec<u8>, Error> {
         let mut out = Vec::new();
         backend::authentication(&mut out, &Authentication::Ok);
         for (name, value) in parameters {
             backend::parameter_status(&mut out, name, value);
         }
-        backend::backend_key_data(&mut out, &self.guard.info.key.0);
+        let key = loop {
+            let key = CancelKey::from_random(process::random()?, self.version);
+            // Another client may have the same.
+            if self.guard.give_key(key.clone()) {
+                break key;
+            }
+        };
+        backend::backend_key_data(&mut out, key.bytes());
         backend::ready_for_query(&mut out);
-        out
+        Ok(out)
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
@@ -268,6 +315,9 @@ impl Attempt<'_> {
     }
 
     async fn refuse(mut self, error: &Error) {
+        if let Some((pool, server)) = self.own.take() {
+            pool.release(Instant::now(), server);
+        }
         if !matches!(error, Error::ClientUnexpectedEof) {
             say_goodbye(&mut self.stream, &mut Pending::default(), &error.response()).await;
         }
@@ -283,21 +333,27 @@ impl Attempt<'_> {
     }
 
     fn into_outcome(self, target: Target) -> Outcome {
-        let Self { guard, stream, carry, pooler, .. } = self;
+        let Self { guard, stream, carry, pooler, own, .. } = self;
         let pooler = Arc::clone(pooler);
         match target {
-            Target::Pool(pool, startup) => Outcome::Client(Box::new(ClientConn {
-                kernel: kernel_client(&pool, &guard.info, &stream),
-                drain_timer: None,
-                stream,
-                client: Client::new(startup.parameters).preparing(Arc::clone(&pool.prepared)),
-                guard,
-                pool,
-                pooler,
-                carry,
-                to_client: Pending::default(),
-                listening: None,
-            })),
+            Target::Pool(pool, startup) => {
+                let client = Box::new(ClientConn {
+                    kernel: if own.is_none() { kernel_client(&pool, &guard.info, &stream) } else { None },
+                    drain_timer: None,
+                    stream,
+                    client: Client::new(startup.parameters).preparing(Arc::clone(&pool.prepared)),
+                    guard,
+                    pool,
+                    pooler,
+                    carry,
+                    to_client: Pending::default(),
+                    listening: None,
+                });
+                match own {
+                    Some((_, server)) => Outcome::Replication(client, server),
+                    None => Outcome::Client(client),
+                }
+            }
             Target::Console(access, startup) => {
                 Outcome::Console(Box::new(admin::Session::new(pooler, guard, stream, carry, *access, startup.user)))
             }
@@ -330,12 +386,17 @@ fn kernel_client(pool: &Pool, info: &ClientInfo, stream: &Stream) -> Option<Box<
 struct Queued {
     pool: Arc<Pool>,
     ticket: tigger_proto::pool::Ticket,
-    receiver: oneshot::Receiver<Grant<Box<crate::pooler::server_conn::ServerConn>>>,
+    receiver: oneshot::Receiver<Grant<Box<ServerConn>>>,
 }
 
 impl Drop for Queued {
     fn drop(&mut self) {
         self.pool.run(|core| core.leave(self.ticket));
+        // From here on what is granted comes back to the pool by itself; what was granted before is here.
+        self.receiver.close();
+        if let Ok(Grant::Server(_, server)) = self.receiver.try_recv() {
+            self.pool.release(Instant::now(), server);
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
-use tigger_testkit::{Conninfo, Psql, Run, free_port, run};
+use tigger_testkit::{Conninfo, ProxyOptions, Psql, Run, free_port, run};
 
 use crate::support::{DEADLINE, assert_failed, options, postgres, proxy, until};
+use crate::wire::Wire;
 
 fn tigger(args: &[&str]) -> Run {
     run(Command::new(env!("CARGO_BIN_EXE_tigger")).args(args), DEADLINE).unwrap()
@@ -119,6 +120,35 @@ fn a_stale_socket_file_is_replaced() {
         Psql::new(socket).text("select 1").is_ok_and(|text| text == "1")
     });
     drop(proxy);
+}
+
+/// libpq finds one of two proxies at its abstract name, and that one finds the other.
+#[test]
+fn abstract_unix_sockets_on_both_sides() {
+    let Some(postgres) = postgres() else { return };
+    let name = |side: &str| format!("@tigger-it-{}-{side}", std::process::id());
+    let inner = proxy(&options(postgres).setting("unix_socket_dir", &name("inner")));
+    let server = format!("postgres = host={} port={}", name("inner"), inner.port());
+    let outer = proxy(&ProxyOptions::new().database(&server).setting("unix_socket_dir", &name("outer")));
+    let psql = Psql::new(Conninfo::new(&name("outer"), outer.port()));
+    assert_eq!(psql.text("select 1 + 1").unwrap(), "2");
+    for (admin, show) in [(&outer, "SHOW SERVERS"), (&inner, "SHOW CLIENTS")] {
+        let table = admin.admin(show).unwrap();
+        let row = table.find("database", "postgres").unwrap();
+        assert_eq!((&row["addr"], &row["port"]), ("unix", &*inner.port().to_string()), "{show}");
+    }
+    // Cancel requests find their way.
+    let mut client = Wire::new(&outer);
+    client.start("select pg_sleep(600), 'abstract'");
+    let running = "select count(*) from pg_stat_activity where query like '%abstract%' and wait_event = 'PgSleep'";
+    until("it runs", || postgres.psql(running).unwrap() == "1");
+    client.cancel();
+    assert_eq!(client.reply().refusal.unwrap().sqlstate, "57014");
+    // The name is another's as long as that lives.
+    let second =
+        format!("[pgbouncer]\nlisten_addr =\nlisten_port = {}\nunix_socket_dir = {}\n", inner.port(), name("inner"));
+    let directory = Directory::new();
+    assert_failed(&tigger(&[&directory.file("second.ini", &second)]), "Address already in use");
 }
 
 /// Ends the process whose pid is in a file, whatever the test did.

@@ -37,7 +37,7 @@ pub(crate) fn own_postgres() -> Option<Postgres> {
 }
 
 /// False, and counted, where PostgreSQL is not installed.
-fn can_run() -> bool {
+pub(crate) fn can_run() -> bool {
     let can = have_postgres();
     if !can {
         let thread = thread::current();

@@ -213,6 +213,15 @@ impl Wire {
         self.logged_in().map(|()| self)
     }
 
+    /// Logs in as `postgres` to database `postgres` with this minor version of the protocol, which must not be negotiated.
+    #[track_caller]
+    pub(crate) fn speaks(mut self, minor: u32, parameters: &[(&str, &str)]) -> Self {
+        self.send_raw(&startup(3 << 16 | minor, &[POSTGRES, parameters].concat()));
+        let reply = self.reply();
+        assert!(reply.status == b'I' && !reply.kinds.contains('v'), "{reply:?}");
+        self
+    }
+
     /// Reads up to the first ReadyForQuery.
     pub(crate) fn logged_in(&mut self) -> Result<(), Refusal> {
         let reply = self.reply();

@@ -342,7 +342,7 @@ impl Model {
                 }
                 Action::Check(id, server) => self.tested.push((id, server)),
                 Action::Evict(_) => {}
-                other @ Action::Grant(..) => panic!("{other:?}"),
+                other @ (Action::Grant(..) | Action::ConnectReplication(..) | Action::End(..)) => panic!("{other:?}"),
             }
         }
         let mut here = HashSet::new();

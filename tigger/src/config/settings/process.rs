@@ -102,6 +102,15 @@ pub(super) const OWN_SETTINGS: &[Setting] = &[
          [kernel-path.md](kernel-path.md).",
     ),
     Setting::new(
+        "server_max_protocol_version",
+        Kind::Version(Some(|s| &mut s.server_max_protocol_version)),
+        Some("3.0"),
+        "Newest version of the protocol that is asked for at logins to servers, as libpq's `max_protocol_version`. With \
+         `3.2` PostgreSQL 18 gives keys for cancel requests that cannot be guessed; older servers answer that they speak \
+         3.0, but very old ones, and some proxies, refuse the login. What clients speak does not depend on it. After a \
+         reload it holds for new server connections.",
+    ),
+    Setting::new(
         "kernel_path_reply_limit",
         Kind::Count(Some(|s| &mut s.kernel_path_reply_limit)),
         Some("262144"),
