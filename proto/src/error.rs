@@ -90,6 +90,7 @@ pub enum Error {
     ConnectTimeout,
     StatementPooling,
     InvalidServerParameter,
+    ParameterRefused(ErrorFields),
     // Ends that are nobody's fault.
     ClientUnexpectedEof,
     ClientClose,
@@ -116,7 +117,7 @@ impl Error {
             Self::ServerLoginFailing(cause) => {
                 format!("server login has been failing, cached error: {cause} (server_login_retry)").into()
             }
-            Self::ServerRefused(fields) => (&*fields.message).into(),
+            Self::ServerRefused(fields) | Self::ParameterRefused(fields) => (&*fields.message).into(),
             Self::ServerLogin(text) | Self::ServerProtocol(text) => (&**text).into(),
             _ => self.describe().0.into(),
         }
@@ -125,7 +126,9 @@ impl Error {
     /// The SQLSTATE sent to a client.
     pub fn sqlstate(&self) -> &str {
         match self {
-            Self::ServerRefused(fields) if fields.sqlstate.len() == 5 => &fields.sqlstate,
+            Self::ServerRefused(fields) | Self::ParameterRefused(fields) if fields.sqlstate.len() == 5 => {
+                &fields.sqlstate
+            }
             Self::TooManyPrepared | Self::ParseTooLong | Self::TooManyChannels | Self::NotificationsMissed => "54000",
             Self::PreparedBehindCopy | Self::ListenEncoding => "0A000",
             Self::TooManyServers => "53300",
@@ -245,6 +248,7 @@ impl Error {
                 ("transaction blocks not allowed in statement pooling mode", Info, "statement_pooling")
             }
             Self::InvalidServerParameter => ("invalid server parameter", Info, "server_parameter"),
+            Self::ParameterRefused(_) => ("server refused a parameter", Info, "server_parameter"),
             Self::ClientUnexpectedEof => ("client unexpected eof", Info, "client_close"),
             Self::ClientClose => ("client close request", Info, "client_close"),
             Self::ClientLeftServerBusy => ("client disconnect while server was not ready", Info, "client_close"),

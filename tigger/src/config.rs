@@ -21,7 +21,7 @@ mod secret;
 mod settings;
 mod user;
 
-pub use choice::{AuthType, Choice, KernelPath, LoadBalanceHosts, PoolMode, SslMode};
+pub use choice::{AuthType, Choice, KernelPath, LoadBalanceHosts, PoolMode, SslMode, StartupParameters};
 pub use database::{ADMIN_DATABASE, Database, Host};
 pub use docs::config_markdown;
 pub use ini::ReadFile;

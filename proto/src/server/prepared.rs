@@ -218,6 +218,8 @@ impl Server {
     /// A command is complete that may have removed all prepared statements.
     pub(super) fn completed(&mut self, tag: &[u8]) {
         if ENDS_ALL.contains(&tag) {
+            // At least by the first of the two.
+            self.parameters.doubt_applied();
             self.statements.clear(self.outstanding.effects());
             self.corrections.push(if tag == DISCARD_ALL { Correction::Discarded } else { Correction::AllGone });
             self.tell_skipped(Vec::new());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tigger_proto::wire::version::Version;
 
-use super::choice::{AuthType, KernelPath, PoolMode};
+use super::choice::{AuthType, KernelPath, PoolMode, StartupParameters};
 use super::kind::Kind;
 
 mod login;
@@ -132,6 +132,8 @@ settings! {
     server_reset_query_always: bool,
     /// Use the server that was idle longest.
     server_round_robin: bool,
+    /// What becomes of start-up parameters that are not tracked.
+    startup_parameters: StartupParameters,
     /// Period of averages and of logged statistics.
     stats_period: Duration,
     /// Users who may run `SHOW` at the admin console.

@@ -31,6 +31,7 @@ mod replication;
 mod server_auth;
 mod signals;
 mod sql_prepare;
+mod startup_parameters;
 mod support;
 mod timeouts;
 mod torture;
