@@ -432,6 +432,9 @@ impl Pooler {
             tick.tick().await;
             let now = Instant::now();
             self.pools().iter().for_each(|pool| pool.run(|core| core.handle_tick(now)));
+            if self.config().settings.server_fast_close {
+                self.pools().iter().for_each(|pool| pool.part_from_replaced(&self.clients));
+            }
             self.look_at_clients(now);
             self.forget_unused(now);
             if now.duration_since(period_start) >= self.config().settings.stats_period {

@@ -118,6 +118,8 @@ settings! {
     server_check_query: Option<String>,
     /// Longest time to connect and log in to a server; `None` = not limited.
     server_connect_timeout: Option<Duration>,
+    /// Sessions end when their server must be replaced.
+    server_fast_close: bool,
     /// Time after which an idle server is closed; `None` = never.
     server_idle_timeout: Option<Duration>,
     /// Age at which an unused server is closed; zero = after one use.

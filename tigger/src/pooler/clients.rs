@@ -43,6 +43,8 @@ pub struct ClientInfo {
     /// Serial of the server it is linked to, 0 for none.
     server: AtomicU64,
     end: End,
+    /// Serial of the server with which its session ends, 0 for none.
+    part_from: AtomicU64,
     take_back: TakeBack,
     /// Its place on the kernel path, from its login on.
     kernel: Mutex<Weak<ClientSlot>>,
@@ -175,6 +177,7 @@ impl ClientInfo {
             notice_waker: AtomicWaker::new(),
             server: AtomicU64::new(0),
             end: End::default(),
+            part_from: AtomicU64::new(0),
             take_back: TakeBack::default(),
             kernel: Mutex::default(),
         }
@@ -290,6 +293,19 @@ impl ClientInfo {
         self.end.reason.lock().expect("nobody panics with this lock").get_or_insert(reason);
         self.end.asked.store(true, Ordering::Release);
         self.end.waker.wake();
+    }
+
+    /// The server with this serial must be replaced: if the client is in a session with it, that ends when it is between
+    /// two transactions.
+    pub fn ask_part(&self, server: u64) {
+        self.part_from.store(server, Ordering::Release);
+        self.ask_take_back();
+        self.end.waker.wake();
+    }
+
+    /// For the client's task, which has called [`Self::poll_end`]: true after [`Self::ask_part`] for this server.
+    pub fn must_part(&self, server: u64) -> bool {
+        self.part_from.load(Ordering::Acquire) == server
     }
 
     /// For the client's task: why it must end. Wakes the task when that changes.

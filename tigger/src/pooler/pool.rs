@@ -12,13 +12,14 @@ use tigger_proto::error::{Error, Level};
 use tigger_proto::parameters::Tracked;
 use tigger_proto::pool::quota::{Quota, Scope};
 use tigger_proto::pool::shared::{Look, Shared};
-use tigger_proto::pool::{Action, Grant, Pool as Core, PoolLimits, PoolMode, ServerId};
+use tigger_proto::pool::{Action, ClientId, Grant, Pool as Core, PoolLimits, PoolMode, ServerId, ServerState};
 use tigger_proto::prepared::Registry;
 use tigger_proto::server::login::{ServerSecret, Welcome};
 use tigger_proto::wire::version::Version;
 use tokio::sync::oneshot;
 
 use super::Pooler;
+use super::clients::Clients;
 use super::latency::{Histogram, Latencies};
 use super::listener::Listener;
 use super::server_conn::{ServerConn, ServerInfo};
@@ -392,6 +393,22 @@ impl Pool {
         let id = server.id;
         self.run(|core| core.handle_closed(Instant::now(), id));
         self.forget(id, *server);
+    }
+
+    /// Asks the clients of servers that must be replaced to part from them (`server_fast_close`).
+    pub(super) fn part_from_replaced(self: &Arc<Self>, clients: &Clients) {
+        let replaced: Vec<(ServerId, ClientId)> = self.run(|core| {
+            let active = core.servers().filter(|server| server.close_needed).filter_map(|server| match server.state {
+                ServerState::Active(client) => Some((server.id, client)),
+                _ => None,
+            });
+            active.collect()
+        });
+        for (id, client) in replaced {
+            if let (Some(server), Some(client)) = (self.server_info(id), clients.by_id(client)) {
+                client.ask_part(server.serial);
+            }
+        }
     }
 
     /// Prepared statements are out of date: the kernel path must not use what any server has.

@@ -89,6 +89,9 @@ impl Link {
             return Poll::Ready(LinkEnd::ClientFails(reason));
         }
         loop {
+            if self.must_part(client) {
+                return Poll::Ready(LinkEnd::ServerFails(Error::DatabaseConfigChanged));
+            }
             match self.poll_both(client, cx) {
                 Ok(true) if self.is_over(client) => return Poll::Ready(LinkEnd::Released),
                 Ok(true) if self.may_hand_over(client) => return Poll::Ready(LinkEnd::HandedOver),
@@ -117,6 +120,15 @@ impl Link {
         self.server.server.is_idle() && self.may_part(client)
     }
 
+    /// A session is over when its server must be replaced at once, as soon as no transaction is lost (`server_fast_close`).
+    fn must_part(&self, client: &ClientConn) -> bool {
+        self.is_parting(client) && self.server.server.is_idle() && self.is_whole(client)
+    }
+
+    fn is_parting(&self, client: &ClientConn) -> bool {
+        self.rules.mode == PoolMode::Session && client.guard.info.must_part(self.server.info.serial)
+    }
+
     /// Where the pair stays together, the kernel path may have both between two requests: in session mode; and in a
     /// transaction whose replies can only come this way.
     fn may_hand_over(&self, client: &ClientConn) -> bool {
@@ -128,6 +140,7 @@ impl Link {
         };
         is_carried
             && !client.is_listening()
+            && !self.is_parting(client)
             && self.tally.query_count > 0
             && self.server.server.is_between_requests()
             && self.is_whole(client)

@@ -28,6 +28,7 @@ mod protocol_versions;
 mod psql;
 mod reload;
 mod replication;
+mod replaced;
 mod server_auth;
 mod signals;
 mod sql_prepare;
