@@ -88,6 +88,7 @@ pub enum Error {
     ServerProtocol(Cow<'static, str>),
     ConnectFailed,
     ConnectTimeout,
+    DnsLookupFailed,
     StatementPooling,
     InvalidServerParameter,
     ParameterRefused(ErrorFields),
@@ -243,6 +244,7 @@ impl Error {
             Self::ServerCrashed => ("server conn crashed?", Warning, "server_lost"),
             Self::ServerProtocol(_) => ("server broke the protocol", Warning, "server_lost"),
             Self::ConnectFailed => ("connect failed", Warning, "server_login"),
+            Self::DnsLookupFailed => ("server DNS lookup failed", Warning, "server_login"),
             Self::ConnectTimeout => ("connect timeout", Warning, "server_login"),
             Self::StatementPooling => {
                 ("transaction blocks not allowed in statement pooling mode", Info, "statement_pooling")

@@ -99,6 +99,11 @@ impl Config {
         }
     }
 
+    /// All lines of `[databases]`, the fallback entry among them.
+    pub fn lines(&self) -> impl Iterator<Item = &Database> {
+        self.databases.values().map(AsRef::as_ref).chain(self.fallback.as_deref())
+    }
+
     /// What applies to the pool of `database` and `user`; the user is the database's forced one, if it has one.
     ///
     /// As in PgBouncer, the line of the user wins over that of the database, and both over the settings.

@@ -116,6 +116,8 @@ async fn serve(config: Config, kernel_path: KernelPath, log: Log, user_given: bo
     tokio::spawn(async move { janitor.run_janitor().await });
     let waker = Arc::clone(&pooler);
     tokio::spawn(async move { waker.run_wakes().await });
+    let names = Arc::clone(&pooler);
+    tokio::spawn(async move { names.run_name_checks().await });
     tokio::spawn(handle_signals(Arc::clone(&pooler), log)?);
     pooler.ended().await;
     tracing::info!("shutting down");

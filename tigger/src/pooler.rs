@@ -2,11 +2,14 @@
 
 pub mod cancel;
 pub mod clients;
+mod host_names;
 mod idle_watch;
+mod janitor;
 pub mod latency;
 pub mod listener;
 mod login;
 pub mod pool;
+mod replaced;
 pub mod server_conn;
 pub mod stats;
 mod tested;
@@ -32,6 +35,7 @@ use crate::admin::Console;
 use crate::config::{AuthType, Config, ConfigError, Database, Warning};
 use crate::kernel_path::KernelPath;
 use crate::net::connect::TcpOptions;
+use crate::net::resolver::Resolver;
 use clients::{ClientInfo, Clients};
 use pool::{LinkRules, Pool, PoolConfig, PoolName};
 use stats::{Periods, Tally};
@@ -74,6 +78,8 @@ pub struct Pooler {
     pub console: Console,
     /// The kernel path, or why there is none.
     pub kernel_path: Arc<KernelPath>,
+    /// Addresses of hosts.
+    pub resolver: Resolver,
     /// The runtime on which servers are opened.
     pub runtime: tokio::runtime::Handle,
     /// Notified when a server was closed or a client left: what PAUSE and a graceful stop wait for.
@@ -124,6 +130,7 @@ impl Pooler {
             clients: Arc::default(),
             console: Console::default(),
             kernel_path: Arc::new(kernel_path),
+            resolver: Resolver::default(),
             runtime: tokio::runtime::Handle::current(),
             changed: Notify::new(),
             phase: watch::Sender::new(Phase::Running),
@@ -281,6 +288,7 @@ impl Pooler {
                 }
             }
         }
+        self.forget_host_names();
         self.open_minimum();
         Ok(())
     }
@@ -421,55 +429,6 @@ impl Pooler {
         }
     }
 
-    // What time brings.
-
-    /// Ticks the pools and turns the periods of the statistics, for ever.
-    pub async fn run_janitor(&self) {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut period_start = Instant::now();
-        loop {
-            tick.tick().await;
-            let now = Instant::now();
-            self.pools().iter().for_each(|pool| pool.run(|core| core.handle_tick(now)));
-            if self.config().settings.server_fast_close {
-                self.pools().iter().for_each(|pool| pool.part_from_replaced(&self.clients));
-            }
-            self.look_at_clients(now);
-            self.forget_unused(now);
-            if now.duration_since(period_start) >= self.config().settings.stats_period {
-                period_start = now;
-                self.turn_period(now);
-            }
-        }
-    }
-
-    /// Serves waiting clients when the kernel path has released servers, for ever.
-    pub async fn run_wakes(&self) {
-        let failed = |error| tracing::warn!("kernel path: waiting clients are looked after more slowly: {error}");
-        let Some(wakes) = self.kernel_path.wakes().map_err(failed).unwrap_or_default() else { return };
-        while self.kernel_path.woken(&wakes).await.map_err(failed).is_ok() {
-            let now = Instant::now();
-            self.pools().iter().for_each(|pool| pool.run(|core| core.handle_wake(now)));
-        }
-    }
-
-    fn turn_period(&self, now: Instant) {
-        let all = self.periods.lock().expect("nobody panics with this lock").turn(now, &self.totals());
-        if self.config().settings.log_stats {
-            tracing::info!(
-                "stats: {} xacts/s, {} queries/s, in {} B/s, out {} B/s, xact {} us, query {} us, wait {} us",
-                all.xact_count,
-                all.query_count,
-                all.bytes_received,
-                all.bytes_sent,
-                all.xact_time,
-                all.query_time,
-                all.wait_time
-            );
-        }
-    }
-
     /// Counters of each database.
     pub fn totals(&self) -> BTreeMap<String, Tally> {
         let mut totals: BTreeMap<String, Tally> = BTreeMap::new();
@@ -485,9 +444,6 @@ impl Pooler {
         self.periods.lock().expect("nobody panics with this lock").averages(database)
     }
 }
-
-/// How often pools look at the clock; PgBouncer does three times a second.
-const TICK: Duration = Duration::from_millis(100);
 
 /// How long clients may take to read why they are disconnected at the end.
 const LAST_WORDS: Duration = Duration::from_secs(1);

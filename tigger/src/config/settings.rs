@@ -40,6 +40,12 @@ settings! {
     autodb_idle_timeout: Duration,
     /// Add the client's address to its `application_name`.
     application_name_add_host: bool,
+    /// How long addresses of a host are kept.
+    dns_max_ttl: Duration,
+    /// How long it is kept that a host has no address.
+    dns_nxdomain_ttl: Duration,
+    /// How often the addresses of hosts are looked up again; `None` = only for new servers.
+    dns_zone_check_period: Option<Duration>,
     /// Time after which an unused pool is forgotten; `None` = never.
     pool_idle_timeout: Option<Duration>,
     /// How clients prove who they are.

@@ -12,14 +12,13 @@ use tigger_proto::error::{Error, Level};
 use tigger_proto::parameters::Tracked;
 use tigger_proto::pool::quota::{Quota, Scope};
 use tigger_proto::pool::shared::{Look, Shared};
-use tigger_proto::pool::{Action, ClientId, Grant, Pool as Core, PoolLimits, PoolMode, ServerId, ServerState};
+use tigger_proto::pool::{Action, Grant, Pool as Core, PoolLimits, PoolMode, ServerId};
 use tigger_proto::prepared::Registry;
 use tigger_proto::server::login::{ServerSecret, Welcome};
 use tigger_proto::wire::version::Version;
 use tokio::sync::oneshot;
 
 use super::Pooler;
-use super::clients::Clients;
 use super::latency::{Histogram, Latencies};
 use super::listener::Listener;
 use super::server_conn::{ServerConn, ServerInfo};
@@ -297,6 +296,17 @@ impl Pool {
         self.servers.lock().expect("nobody panics with this lock").get(&id).cloned()
     }
 
+    /// The servers of which this holds.
+    pub(super) fn servers_of(&self, holds: impl Fn(&ServerInfo) -> bool) -> Vec<ServerId> {
+        let servers = self.servers.lock().expect("nobody panics with this lock");
+        servers.iter().filter(|(_, info)| holds(info)).map(|(id, _)| *id).collect()
+    }
+
+    /// What all pools share; `None` at the end of the process.
+    pub(super) fn pooler(&self) -> Option<Arc<Pooler>> {
+        self.pooler.upgrade()
+    }
+
     /// Enters a server for the console.
     pub fn enter_server(&self, id: ServerId, info: Arc<ServerInfo>) {
         self.servers.lock().expect("nobody panics with this lock").insert(id, info);
@@ -393,22 +403,6 @@ impl Pool {
         let id = server.id;
         self.run(|core| core.handle_closed(Instant::now(), id));
         self.forget(id, *server);
-    }
-
-    /// Asks the clients of servers that must be replaced to part from them (`server_fast_close`).
-    pub(super) fn part_from_replaced(self: &Arc<Self>, clients: &Clients) {
-        let replaced: Vec<(ServerId, ClientId)> = self.run(|core| {
-            let active = core.servers().filter(|server| server.close_needed).filter_map(|server| match server.state {
-                ServerState::Active(client) => Some((server.id, client)),
-                _ => None,
-            });
-            active.collect()
-        });
-        for (id, client) in replaced {
-            if let (Some(server), Some(client)) = (self.server_info(id), clients.by_id(client)) {
-                client.ask_part(server.serial);
-            }
-        }
     }
 
     /// Prepared statements are out of date: the kernel path must not use what any server has.

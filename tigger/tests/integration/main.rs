@@ -14,6 +14,7 @@ mod differential;
 mod drivers;
 mod end;
 mod faults;
+mod host_names;
 mod hosts;
 mod kernel_path;
 mod limits;
