@@ -73,6 +73,7 @@ pub enum Error {
     TransactionTimeout,
     IdleTransactionTimeout,
     ClientIdleTimeout,
+    SuspendTimeout,
     // The administrator.
     ShuttingDown,
     ServerShuttingDown,
@@ -231,6 +232,7 @@ impl Error {
             Self::TransactionTimeout => ("transaction timeout", Warning, "transaction_timeout"),
             Self::IdleTransactionTimeout => ("idle transaction timeout", Warning, "idle_transaction_timeout"),
             Self::ClientIdleTimeout => ("client_idle_timeout", Info, "client_idle_timeout"),
+            Self::SuspendTimeout => ("suspend_timeout", Info, "admin"),
             Self::QueryWaitTimeout => ("query_wait_timeout", Warning, "query_wait_timeout"),
             Self::ShuttingDown => ("pooler is shutting down", Info, "shutdown"),
             Self::ServerShuttingDown => ("server shutting down", Info, "shutdown"),

@@ -11,7 +11,8 @@ use tigger::config::{self, Config};
 use tigger::kernel_path::KernelPath;
 use tigger::log::Log;
 use tigger::net::listener::Listener;
-use tigger::pooler::{Phase, Pooler};
+use tigger::pooler::Pooler;
+use tigger::pooler::shutdown::Phase;
 use tigger::{process, relay, startup};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -155,7 +156,8 @@ fn handle_signals(pooler: Arc<Pooler>, log: Log) -> Result<impl Future<Output = 
                 _ = user2.recv() => if pooler.phase() > Phase::Running {
                     tracing::info!("got SIGUSR2 while shutting down, ignoring");
                 } else {
-                    tracing::info!("got SIGUSR2, continuing from PAUSE");
+                    let after = if pooler.end_suspension() { "SUSPEND" } else { "PAUSE" };
+                    tracing::info!("got SIGUSR2, continuing from {after}");
                     pooler.resume(None);
                 }
             }

@@ -1,5 +1,6 @@
 //! The pooler: configuration in force, databases, pools, clients, and what administrators do to all of them.
 
+pub mod activity;
 pub mod cancel;
 pub mod clients;
 mod host_names;
@@ -11,7 +12,9 @@ mod login;
 pub mod pool;
 mod replaced;
 pub mod server_conn;
+pub mod shutdown;
 pub mod stats;
+pub mod suspension;
 mod tested;
 mod timeouts;
 pub mod users;
@@ -19,7 +22,7 @@ pub mod users;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tigger_proto::auth::secret::Secret;
@@ -38,34 +41,11 @@ use crate::net::connect::TcpOptions;
 use crate::net::resolver::Resolver;
 use clients::{ClientInfo, Clients};
 use pool::{LinkRules, Pool, PoolConfig, PoolName};
+use shutdown::Phase;
 use stats::{Periods, Tally};
+use suspension::Suspension;
 use tested::Check;
 use users::Users;
-
-/// How far the process is on its way out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// Not at all.
-    Running,
-    /// No new clients; ends when every client has left.
-    WaitForClients,
-    /// No new clients, paused; ends when every server is released.
-    WaitForServers,
-    /// Ends now.
-    Stop,
-}
-
-impl Phase {
-    /// For the log.
-    pub fn description(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::WaitForClients => "waiting for clients to disconnect",
-            Self::WaitForServers => "waiting for servers to be released",
-            Self::Stop => "shutting down",
-        }
-    }
-}
 
 /// Everything that connections share.
 #[derive(Debug)]
@@ -78,6 +58,8 @@ pub struct Pooler {
     pub console: Console,
     /// The kernel path, or why there is none.
     pub kernel_path: Arc<KernelPath>,
+    /// Whether clients are suspended.
+    pub suspension: Suspension,
     /// Addresses of hosts.
     pub resolver: Resolver,
     /// The runtime on which servers are opened.
@@ -130,6 +112,7 @@ impl Pooler {
             clients: Arc::default(),
             console: Console::default(),
             kernel_path: Arc::new(kernel_path),
+            suspension: Suspension::default(),
             resolver: Resolver::default(),
             runtime: tokio::runtime::Handle::current(),
             changed: Notify::new(),
@@ -310,7 +293,7 @@ impl Pooler {
         self.pools_of(database).for_each(|pool| pool.run(tigger_proto::pool::Pool::pause));
     }
 
-    /// RESUME.
+    /// RESUME, after PAUSE or KILL.
     pub fn resume(&self, database: Option<&str>) {
         self.set_paused(database, false);
         self.pools_of(database).for_each(|pool| pool.run(|core| core.resume(Instant::now())));
@@ -374,61 +357,6 @@ impl Pooler {
         names
     }
 
-    // The end.
-
-    /// Goes on towards the end; never back.
-    pub fn shut_down(&self, phase: Phase) {
-        self.phase.send_if_modified(|now| {
-            let further = phase > *now;
-            *now = phase.max(*now);
-            further
-        });
-    }
-
-    /// How far the end is.
-    pub fn phase(&self) -> Phase {
-        *self.phase.borrow()
-    }
-
-    /// Waits until the process may end, having done for it what each phase asks.
-    pub async fn ended(&self) {
-        let mut phase = self.phase.subscribe();
-        loop {
-            let now = *phase.borrow_and_update();
-            let done = async {
-                match now {
-                    Phase::Running => std::future::pending().await,
-                    Phase::WaitForClients => {
-                        self.until(|| self.clients.all().iter().all(|info| info.is_console())).await;
-                    }
-                    Phase::WaitForServers => {
-                        self.pause(None);
-                        self.released(None).await;
-                    }
-                    Phase::Stop => {}
-                }
-            };
-            tokio::select! {
-                () = done => break,
-                _ = phase.changed() => {}
-            }
-        }
-        self.end_clients(|_| true, &Error::ServerShuttingDown);
-        // Clients are told; one that does not read does not hold up the end.
-        if tokio::time::timeout(LAST_WORDS, self.until(|| self.clients.is_empty())).await.is_err() {
-            tracing::info!("{} clients did not take their last message", self.clients.len());
-        }
-    }
-
-    /// Waits until new clients are no longer accepted.
-    pub async fn closing(&self) {
-        let mut phase = self.phase.subscribe();
-        // The sender lives as long as `self`.
-        if phase.wait_for(|phase| *phase > Phase::Running).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-
     /// Counters of each database.
     pub fn totals(&self) -> BTreeMap<String, Tally> {
         let mut totals: BTreeMap<String, Tally> = BTreeMap::new();
@@ -444,9 +372,6 @@ impl Pooler {
         self.periods.lock().expect("nobody panics with this lock").averages(database)
     }
 }
-
-/// How long clients may take to read why they are disconnected at the end.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn log_warnings(warnings: &[Warning]) {
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));

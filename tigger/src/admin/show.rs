@@ -133,7 +133,8 @@ fn state(pooler: &Arc<Pooler>) -> Vec<Row> {
     let names = names(pooler, None);
     let paused = !names.is_empty() && names.iter().all(|name| pooler.database_state(name).is_paused());
     let yes = |value: bool| if value { "yes" } else { "no" };
-    vec![row!["active", yes(!paused)], row!["paused", yes(paused)], row!["suspended", "no"]]
+    let suspended = pooler.suspension.current().is_some();
+    vec![row!["active", yes(!paused && !suspended)], row!["paused", yes(paused)], row!["suspended", yes(suspended)]]
 }
 
 fn config(pooler: &Arc<Pooler>) -> Vec<Row> {

@@ -40,6 +40,8 @@ settings! {
     autodb_idle_timeout: Duration,
     /// Add the client's address to its `application_name`.
     application_name_add_host: bool,
+    /// Longest time for SUSPEND to send what is pending; `None` = not limited.
+    suspend_timeout: Option<Duration>,
     /// How long addresses of a host are kept.
     dns_max_ttl: Duration,
     /// How long it is kept that a host has no address.

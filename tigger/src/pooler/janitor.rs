@@ -13,17 +13,23 @@ impl Pooler {
         loop {
             tick.tick().await;
             let now = Instant::now();
-            self.pools().iter().for_each(|pool| pool.run(|core| core.handle_tick(now)));
-            if self.config().settings.server_fast_close {
-                self.pools().iter().for_each(|pool| pool.part_from_replaced(&self.clients));
+            if self.suspension.current().is_none() {
+                self.look_after_all(now);
             }
-            self.look_at_clients(now);
-            self.forget_unused(now);
             if now.duration_since(period_start) >= self.config().settings.stats_period {
                 period_start = now;
                 self.turn_period(now);
             }
         }
+    }
+
+    fn look_after_all(&self, now: Instant) {
+        self.pools().iter().for_each(|pool| pool.run(|core| core.handle_tick(now)));
+        if self.config().settings.server_fast_close {
+            self.pools().iter().for_each(|pool| pool.part_from_replaced(&self.clients));
+        }
+        self.look_at_clients(now);
+        self.forget_unused(now);
     }
 
     /// Looks up the names of hosts each `dns_zone_check_period`, for ever.

@@ -10,7 +10,8 @@ use tigger_proto::error::Error;
 use tigger_proto::pool::Purpose;
 
 use super::Pooler;
-use super::clients::{Activity, ClientInfo, LoggedIn};
+use super::activity::Activity;
+use super::clients::{ClientInfo, LoggedIn};
 use crate::config::Config;
 
 /// How long a client may take for what; `None` = for ever.

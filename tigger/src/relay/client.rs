@@ -26,7 +26,8 @@ use super::scratch::{CARRY_LEN_MAX, Pending, Scratch};
 use crate::kernel_path::KernelClient;
 use crate::net::stream::Stream;
 use crate::pooler::Pooler;
-use crate::pooler::clients::{Activity, Guard};
+use crate::pooler::activity::Activity;
+use crate::pooler::clients::Guard;
 use crate::pooler::pool::Pool;
 use crate::pooler::server_conn::ServerConn;
 use crate::process::unix_micros;
@@ -162,10 +163,14 @@ impl ClientConn {
     async fn idle(&mut self) -> Result<Next, Farewell> {
         let limits = self.pool.link_rules().limits;
         loop {
-            if !self.carry.is_empty()
+            let is_suspended = self.pooler.suspension.current().is_some();
+            if (is_suspended || !self.carry.is_empty())
                 && let Some(link) = self.reclaim().await?
             {
                 return Ok(Next::TakenBack(Box::new(link)));
+            }
+            if is_suspended {
+                std::future::poll_fn(|cx| self.poll_resumed(cx)).await?;
             }
             match self.client.handle_bytes_unlinked(&self.carry, limits).map_err(Farewell::Told)? {
                 FromClient::NeedServer => return Ok(Next::Request),
@@ -187,6 +192,9 @@ impl ClientConn {
                 if let Some(reason) = self.guard.info.ended() {
                     return Poll::Ready(Err(Farewell::Told(reason)));
                 }
+                if self.pooler.suspension.current().is_some() {
+                    return Poll::Ready(Ok(None));
+                }
                 if self.kernel.is_some() && self.guard.info.poll_take_back(cx).is_ready() {
                     match self.take_back() {
                         Some(link) => return Poll::Ready(Ok(Some(link))),
@@ -205,6 +213,20 @@ impl ClientConn {
                 return Ok(Next::TakenBack(Box::new(link)));
             }
         }
+    }
+
+    /// While all clients are suspended: sends what is pending and reads nothing. Ready when they are not.
+    fn poll_resumed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Farewell>> {
+        let Some(number) = self.pooler.suspension.current() else { return Poll::Ready(Ok(())) };
+        if let Some(reason) = self.guard.info.ended() {
+            return Poll::Ready(Err(Farewell::Told(reason)));
+        }
+        match self.poll_flush(cx) {
+            Poll::Ready(Ok(())) => self.pooler.note_suspended(&self.guard.info, number),
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(Farewell::Silent(Error::ClientUnexpectedEof))),
+            Poll::Pending => {}
+        }
+        Poll::Pending
     }
 
     /// Reads once into `carry`.
@@ -302,6 +324,11 @@ impl ClientConn {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Farewell> {
         if let Some(reason) = self.guard.info.ended() {
             return Poll::Ready(Farewell::Told(reason));
+        }
+        match self.poll_resumed(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(farewell)) => return Poll::Ready(farewell),
+            Poll::Pending => return Poll::Pending,
         }
         if self.guard.info.poll_notice(cx).is_ready() {
             let mut notice = Vec::new();

@@ -16,7 +16,8 @@ use tigger_proto::wire::frontend::TERMINATE;
 use super::client::ClientConn;
 use super::scratch::{Pending, Scratch};
 use crate::kernel_path::Resumed;
-use crate::pooler::clients::{Activity, ClientInfo};
+use crate::pooler::activity::Activity;
+use crate::pooler::clients::ClientInfo;
 use crate::pooler::pool::{LinkRules, Pool};
 use crate::pooler::server_conn::ServerConn;
 use crate::pooler::stats::Tally;
@@ -88,6 +89,9 @@ impl Link {
         if let Some(reason) = client.guard.info.ended() {
             return Poll::Ready(LinkEnd::ClientFails(reason));
         }
+        if let Some(number) = client.pooler.suspension.current() {
+            return self.poll_suspended(client, cx, number);
+        }
         loop {
             if self.must_part(client) {
                 return Poll::Ready(LinkEnd::ServerFails(Error::DatabaseConfigChanged));
@@ -103,6 +107,26 @@ impl Link {
                 Err(end) => return Poll::Ready(end),
             }
         }
+    }
+
+    /// While all clients are suspended: sends what is pending in either direction, and reads nothing.
+    fn poll_suspended(&mut self, client: &mut ClientConn, cx: &mut Context<'_>, number: u64) -> Poll<LinkEnd> {
+        let flushed = [
+            client.poll_flush(cx),
+            // What the server said before it closed the connection is met again later.
+            self.to_server.poll_flush(&mut self.server.stream, cx).map(|sent| {
+                if sent.is_err() {
+                    self.to_server = Pending::default();
+                }
+                Ok(())
+            }),
+        ];
+        match flushed {
+            [Poll::Ready(Err(_)), _] => return Poll::Ready(LinkEnd::ClientLeft(Error::ClientUnexpectedEof)),
+            [Poll::Ready(Ok(())), Poll::Ready(_)] => client.pooler.note_suspended(&client.guard.info, number),
+            _ => {}
+        }
+        Poll::Pending
     }
 
     /// Replication goes on for days: what it moves is counted meanwhile.

@@ -27,8 +27,9 @@ use crate::net::stream::Stream;
 use crate::pooler::clients::{ClientInfo, Guard, LoggedIn, Quotas};
 use crate::pooler::pool::Pool;
 use crate::pooler::server_conn::ServerConn;
+use crate::pooler::shutdown::Phase;
 use crate::pooler::stats::Tally;
-use crate::pooler::{Phase, Pooler, cancel};
+use crate::pooler::{Pooler, cancel};
 use crate::process;
 
 /// Serves a client from accept to close.

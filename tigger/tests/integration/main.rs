@@ -35,6 +35,7 @@ mod signals;
 mod sql_prepare;
 mod startup_parameters;
 mod support;
+mod suspend;
 mod timeouts;
 mod torture;
 mod wire;
