@@ -3,16 +3,14 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
     path::PathBuf,
-    process::Command,
     sync::atomic::{AtomicU32, Ordering},
     thread,
 };
 
 use tigger_testkit::{Postgres, Proxy, ProxyOptions, skipped};
 
-use crate::support::{Console, assert_kernel_path_used, postgres, proxy_by, until};
+use crate::support::{self, Console, assert_kernel_path_used, postgres, proxy_by, until};
 use crate::wire::{POSTGRES, Refusal, Wire};
 
 /// A directory with the names that a proxy knows, and the program that becomes it.
@@ -33,9 +31,7 @@ impl Names {
         );
         let script =
             format!("#!/bin/sh\nexec unshare --mount -- sh -c '{mount} && exec \"$0\" \"$@\"' {tigger} \"$@\"\n");
-        fs::write(names.program(), script).unwrap();
-        fs::set_permissions(names.program(), fs::Permissions::from_mode(0o755)).unwrap();
-        let tried = Command::new(names.program()).arg("-V").output().unwrap();
+        let tried = support::script(&names.program(), &script);
         if !tried.status.success() {
             let reason = String::from_utf8_lossy(&tried.stderr).into_owned();
             skipped(thread::current().name().unwrap_or("a test of host names"), reason.trim());
