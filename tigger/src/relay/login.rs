@@ -180,6 +180,9 @@ impl Attempt<'_> {
             self.guard.count(client_quotas(&config, startup))?;
         }
         let method = if is_console && admin::is_local_admin(&self.stream, &startup.user) {
+            if config.settings.log_connections {
+                tracing::info!("C-{:#x}: {} pgbouncer access from unix socket", self.guard.info.id.0, startup.user);
+            }
             tigger_proto::client::login::Method::Trust
         } else {
             self.pooler.users().method(config.settings.auth_type, &startup.user, &process::random()?)
