@@ -32,6 +32,8 @@ pub enum Error {
     ConsoleExtendedQuery,
     UnencryptedAfterSsl,
     UnencryptedAfterGss,
+    StartupResent,
+    PasswordBeforeStartup,
     // The client's start-up parameters.
     UnsupportedParameter(String),
     UnsupportedOption(String),
@@ -84,6 +86,7 @@ pub enum Error {
     // The server.
     ServerLoginFailing(String),
     ServerRefused(ErrorFields),
+    ServerAuthentication(Cow<'static, str>),
     ServerLogin(Cow<'static, str>),
     ServerCrashed,
     ServerProtocol(Cow<'static, str>),
@@ -120,6 +123,7 @@ impl Error {
                 format!("server login has been failing, cached error: {cause} (server_login_retry)").into()
             }
             Self::ServerRefused(fields) | Self::ParameterRefused(fields) => (&*fields.message).into(),
+            Self::ServerAuthentication(text) => format!("server login failed: {text}").into(),
             Self::ServerLogin(text) | Self::ServerProtocol(text) => (&**text).into(),
             _ => self.describe().0.into(),
         }
@@ -149,10 +153,14 @@ impl Error {
         self.describe().2
     }
 
-    /// True when a server with this error at login may be asked again while clients wait (57P03 cannot_connect_now:
-    /// it is starting up or shutting down).
-    pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::ServerRefused(fields) if fields.sqlstate == "57P03")
+    /// True when clients that wait for the first server of their pool are told this error of its login: the next attempt would
+    /// end in the same way. 57P03 cannot_connect_now is none: the server is starting up or shutting down.
+    pub fn ends_logins(&self) -> bool {
+        match self {
+            Self::ServerRefused(fields) => fields.sqlstate != "57P03",
+            Self::ServerAuthentication(_) => true,
+            _ => false,
+        }
     }
 
     /// The ErrorResponse for a client.
@@ -198,6 +206,8 @@ impl Error {
             Self::UnencryptedAfterGss => {
                 ("received unencrypted data after GSSAPI encryption request", Warning, "bad_packet")
             }
+            Self::StartupResent => ("client re-sent startup pkt", Warning, "bad_packet"),
+            Self::PasswordBeforeStartup => ("client password pkt before startup packet", Warning, "bad_packet"),
             Self::UnsupportedParameter(_) => ("unsupported startup parameter", Warning, "startup_parameter"),
             Self::UnsupportedOption(_) => ("unsupported startup parameter in options", Warning, "startup_parameter"),
             Self::OptionsForm => (
@@ -242,7 +252,7 @@ impl Error {
             Self::ConfigError => ("bouncer config error", Warning, "config"),
             Self::ServerLoginFailing(_) => ("server login has been failing", Info, "server_login"),
             Self::ServerRefused(_) => ("server refused the login", Warning, "server_login"),
-            Self::ServerLogin(_) => ("server login failed", Warning, "server_login"),
+            Self::ServerAuthentication(_) | Self::ServerLogin(_) => ("server login failed", Warning, "server_login"),
             Self::ServerCrashed => ("server conn crashed?", Warning, "server_lost"),
             Self::ServerProtocol(_) => ("server broke the protocol", Warning, "server_lost"),
             Self::ConnectFailed => ("connect failed", Warning, "server_login"),

@@ -62,7 +62,7 @@ impl<S, W> Pool<S, W> {
     /// A connection attempt or login failed.
     pub fn handle_connect_failed(&mut self, now: Instant, id: ServerId, error: &Error) {
         let owner = self.forget(id).and_then(|entry| entry.owner);
-        let is_refused = matches!(error, Error::ServerRefused(_)) && !error.is_temporary();
+        let is_refused = error.ends_logins();
         if let (Some(owner), true) = (owner, is_refused) {
             self.refuse_own(owner, error);
             return self.check_launch(now);

@@ -129,6 +129,20 @@ fn an_unknown_database_is_told_only_after_the_password() {
 }
 
 #[test]
+fn a_sasl_mechanism_that_was_not_offered() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = proxy(&guarded(postgres, "scram-sha-256", "geheim"));
+    for mechanism in ["SCRAM-SHA-1", "SCRAM-SHA-256-PLUS", ""] {
+        let mut wire = Wire::connect(&proxy);
+        wire.send_raw(&crate::wire::startup(3 << 16, &[("user", "alice"), ("database", "postgres")]));
+        assert_eq!(wire.message(), Some((b'R', b"\0\0\0\x0aSCRAM-SHA-256\0\0".to_vec())));
+        wire.send(b'p', &[cstr(mechanism), b"\0\0\0\x08n,,n=,r=".to_vec()].concat());
+        let text = "client selected an invalid SASL authentication mechanism";
+        assert_eq!(wire.last_words(), Refusal::fatal(text), "{mechanism:?}");
+    }
+}
+
+#[test]
 fn a_forced_user_and_its_password() {
     let Some(postgres) = postgres() else { return };
     postgres.psql("drop role if exists forced_user; create role forced_user login password 'their secret'").unwrap();
