@@ -6,6 +6,7 @@ mod handover;
 mod link;
 mod login;
 mod scratch;
+mod suspended;
 
 use std::sync::Arc;
 

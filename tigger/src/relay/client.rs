@@ -215,20 +215,6 @@ impl ClientConn {
         }
     }
 
-    /// While all clients are suspended: sends what is pending and reads nothing. Ready when they are not.
-    fn poll_resumed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Farewell>> {
-        let Some(number) = self.pooler.suspension.current() else { return Poll::Ready(Ok(())) };
-        if let Some(reason) = self.guard.info.ended() {
-            return Poll::Ready(Err(Farewell::Told(reason)));
-        }
-        match self.poll_flush(cx) {
-            Poll::Ready(Ok(())) => self.pooler.note_suspended(&self.guard.info, number),
-            Poll::Ready(Err(_)) => return Poll::Ready(Err(Farewell::Silent(Error::ClientUnexpectedEof))),
-            Poll::Pending => {}
-        }
-        Poll::Pending
-    }
-
     /// Reads once into `carry`.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Farewell>> {
         let mut scratch = Scratch::take();

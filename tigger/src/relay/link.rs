@@ -42,7 +42,7 @@ pub(super) enum LinkEnd {
 /// The linked server and what travels to it.
 pub(super) struct Link {
     pub(super) server: Box<ServerConn>,
-    to_server: Pending,
+    pub(super) to_server: Pending,
     pub(super) rules: LinkRules,
     /// The client's carry holds messages that were not walked yet, not only an unfinished header.
     unwalked: bool,
@@ -107,26 +107,6 @@ impl Link {
                 Err(end) => return Poll::Ready(end),
             }
         }
-    }
-
-    /// While all clients are suspended: sends what is pending in either direction, and reads nothing.
-    fn poll_suspended(&mut self, client: &mut ClientConn, cx: &mut Context<'_>, number: u64) -> Poll<LinkEnd> {
-        let flushed = [
-            client.poll_flush(cx),
-            // What the server said before it closed the connection is met again later.
-            self.to_server.poll_flush(&mut self.server.stream, cx).map(|sent| {
-                if sent.is_err() {
-                    self.to_server = Pending::default();
-                }
-                Ok(())
-            }),
-        ];
-        match flushed {
-            [Poll::Ready(Err(_)), _] => return Poll::Ready(LinkEnd::ClientLeft(Error::ClientUnexpectedEof)),
-            [Poll::Ready(Ok(())), Poll::Ready(_)] => client.pooler.note_suspended(&client.guard.info, number),
-            _ => {}
-        }
-        Poll::Pending
     }
 
     /// Replication goes on for days: what it moves is counted meanwhile.

@@ -28,10 +28,9 @@ fn on_both_paths(
     }
 }
 
-/// Marks the queries of a test in `pg_stat_activity` and counts those that have ever come there.
-fn asked(postgres: &Postgres, mark: &str) -> String {
-    let sql = format!("select count(*) from pg_stat_activity where query like '%{mark}%' and pid <> pg_backend_pid()");
-    postgres.psql(&sql).unwrap()
+/// How many servers had this as their last query. Not those that were asked how many: theirs only contains it.
+fn asked(postgres: &Postgres, query: &str) -> String {
+    postgres.psql(&format!("select count(*) from pg_stat_activity where query = $${query}$$")).unwrap()
 }
 
 /// Asserts for a while that something stays as it is: that nothing happens has no event.
@@ -70,7 +69,7 @@ fn nothing_is_read_until_resume() {
                     for client in &mut clients {
                         client.start(&format!("select '{mark}'"));
                     }
-                    assert_stays(|| asked(postgres, &mark) == "0");
+                    assert_stays(|| asked(postgres, &format!("select '{mark}'")) == "0");
                     console.table("RESUME");
                     assert_eq!(state(console), states("yes", "no", "no"));
                     for client in &mut clients {
@@ -138,6 +137,30 @@ fn who_waits_for_a_server_waits_on() {
                 None => assert_eq!(reply.value(), "waited"),
             }
             assert_eq!(holder.reply().tags, ["COMMIT"]);
+        },
+    );
+}
+
+#[test]
+fn notifications_wait() {
+    on_both_paths(
+        |options| options,
+        |postgres, proxy, console| {
+            let mut client = Wire::new(proxy);
+            assert_eq!(client.query("listen suspended").tags, ["LISTEN"]);
+            console.table("SUSPEND");
+            let mut sent =
+                || console.table("SHOW STATS").find("database", "postgres").unwrap()["total_sent"].to_owned();
+            let before = sent();
+            postgres.psql("notify suspended, 'it waits'").unwrap();
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_millis(300) {
+                assert_eq!(sent(), before);
+            }
+            console.table("RESUME");
+            let (kind, body) = client.message().unwrap();
+            assert!(kind == b'A' && body.ends_with(b"suspended\0it waits\0"), "{kind} {body:?}");
+            assert_eq!(client.value("select 1"), "1");
         },
     );
 }
