@@ -124,6 +124,14 @@ impl ClientInfo {
         self.login().is_some_and(|login| login.pool.is_none())
     }
 
+    /// The user whose timeouts hold for it, after its login. None do for the console; nor for a replication connection, which is
+    /// one query that has no end.
+    pub fn limited_user(&self) -> Option<Arc<str>> {
+        let login = self.login.lock().expect("nobody panics with this lock");
+        let is_limited = |login: &&LoggedIn| login.pool.is_some() && login.replication.is_none();
+        login.as_ref().filter(is_limited).map(|login| Arc::clone(&login.user))
+    }
+
     /// Its pool, after its login to a database.
     pub fn pool(&self) -> Option<Arc<Pool>> {
         self.login()?.pool
@@ -350,10 +358,14 @@ impl Clients {
 
     /// All, in the order they came.
     pub fn all(&self) -> Vec<Arc<ClientInfo>> {
-        let mut all: Vec<_> =
-            self.inner.lock().expect("nobody panics with this lock").by_id.values().cloned().collect();
-        all.sort_by_key(|info| info.id);
+        let mut all = self.unordered();
+        all.sort_unstable_by_key(|info| info.id);
         all
+    }
+
+    /// All, for who looks at them often.
+    pub fn unordered(&self) -> Vec<Arc<ClientInfo>> {
+        self.inner.lock().expect("nobody panics with this lock").by_id.values().cloned().collect()
     }
 
     /// How many.

@@ -73,5 +73,6 @@ impl Pooler {
     }
 }
 
-/// How often pools and clients are looked at; PgBouncer does three times a second.
-const TICK: Duration = Duration::from_millis(100);
+/// How often pools and clients are looked at; PgBouncer does three times a second. Twice as often as time-outs must be exact:
+/// with 10,000 clients it takes some ms until the last of those that are due is told.
+const TICK: Duration = Duration::from_millis(50);
