@@ -79,9 +79,12 @@ fn a_scram_secret_alone_opens_no_server() {
     until_logged(&proxy, "server login failed: wrong password type");
 }
 
+/// What a server answers to what one read has brought.
+type Answer = fn(&[u8]) -> Vec<u8>;
+
 /// A server of our own: each function answers what one read has brought, and after the last it hangs up. It goes with the
 /// process.
-fn serve(answers: &'static [fn(&[u8]) -> Vec<u8>]) -> u16 {
+fn serve(answers: &'static [Answer]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let converse = move |mut stream: TcpStream| {
@@ -111,9 +114,9 @@ fn scram_first(asked: &[u8]) -> Vec<u8> {
 #[test]
 fn what_a_server_does_wrong_is_told() {
     let Some(postgres) = postgres() else { return };
-    const OFFER: fn(&[u8]) -> Vec<u8> = |_| authentication(10, b"SCRAM-SHA-256\0\0");
+    const OFFER: Answer = |_| authentication(10, b"SCRAM-SHA-256\0\0");
     // What a client is told that waits for the first server, if anything, and the next one in any case.
-    let cases: [(&[fn(&[u8]) -> Vec<u8>], bool, &str); 6] = [
+    let cases: [(&[Answer], bool, &str); 6] = [
         (
             &[|_| authentication(10, b"SCRAM-SHA-1\0OTHER\0\0")],
             true,
