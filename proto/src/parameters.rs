@@ -91,6 +91,11 @@ impl ParameterSet {
         self.values.applied.get(name.to_ascii_lowercase().as_str())?.as_deref()
     }
 
+    /// Names and values of those that are not tracked.
+    pub fn all_applied(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values.applied.iter().filter_map(|(name, value)| Some((&**name, value.as_deref()?)))
+    }
+
     /// Sets one parameter that is not tracked.
     pub fn apply(&mut self, name: &str, value: &str) {
         let applied = &mut Arc::make_mut(&mut self.values).applied;

@@ -244,14 +244,14 @@ pub(super) fn ends_all(header: Header, buf: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::parameters::{ParameterSet, Tracked};
-    use crate::prepared::Registry;
+    use crate::prepared::{Form, Registry};
 
     #[test]
     fn a_statement_created_twice_in_a_pipeline_is_certain_when_both_are_answered() {
         let tracked = Tracked::new([]);
         let mut server = Server::new(ParameterSet::new(&tracked)).tracking(true);
         let registry = Arc::new(Registry::default());
-        let [first, other] = [b'a', b'b'].map(|text| registry.intern(1, &[text, 0, 0, 0]));
+        let [first, other] = [b'a', b'b'].map(|text| registry.intern(Form::Parse(1), &[text, 0, 0, 0]));
         let mut out = Vec::new();
         assert_eq!(server.handle_parse(b"s"[..].into(), &first, 1, &mut out), Sent::Parse);
         assert_eq!(server.handle_use(&other, 1, &mut out), Sent::Parse, "removes the first");

@@ -191,7 +191,9 @@ fn parameters<'a>(pool: &'a Pool, database: &'a Database, own: Option<&'a Startu
     let mut parameters = vec![("user", &*pool.user), ("database", database.server_dbname())];
     let value = |position| own?.parameters.value(position);
     let names = pool.tracked.names().enumerate();
-    let values: Vec<_> = names.filter_map(|(position, name)| Some((name, value(position)?))).collect();
+    let tracked = names.filter_map(|(position, name)| Some((name, value(position)?)));
+    let applied = own.into_iter().flat_map(|own| own.parameters.all_applied());
+    let values: Vec<_> = tracked.chain(applied).collect();
     let is_said = |name: &str| values.iter().any(|(said, _)| said.eq_ignore_ascii_case(name));
     for (name, value) in database.startup_parameters() {
         if !is_said(name) {
