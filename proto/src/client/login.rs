@@ -342,7 +342,7 @@ mod tests {
         let mut login = started();
         login.authenticate("u", Method::Plain(secret())).unwrap();
         assert_eq!(login.handle_bytes(b"Q\0\0\0\x04"), Err(Error::UnknownPacket));
-        let again = startup_bytes(0);
+        let again = startup_bytes(0, false);
         assert_eq!(login.handle_bytes(&again[..again.len() - 1]), Ok((0, Step::More)));
         assert_eq!(login.handle_bytes(&again), Err(Error::StartupResent));
         assert_eq!(login.handle_bytes(b"\0\0\0\x08\x04\xd2\x16\x2f"), Err(Error::UnknownPacket));
