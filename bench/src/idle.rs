@@ -17,10 +17,8 @@ use crate::{
 
 /// Opens `clients` connections and looks at the pooler's memory before and after.
 pub(crate) fn measure(rig: &Rig, rival: Rival, clients: u32, fd_limit: u64) -> Result<Outcome> {
-    let fds_wanted = u64::from(clients) + FDS_SPARE;
-    if fd_limit < fds_wanted {
-        let why = format!("needs {fds_wanted} open files, the hard limit is {fd_limit}");
-        return Ok(Outcome::Skipped { why });
+    if let Some(skipped) = too_few_files(clients, fd_limit) {
+        return Ok(skipped);
     }
     let pooler = rig.fresh_pooler(rival)?;
     // The first client makes the pooler connect to the server, which is not a cost per client.
@@ -60,13 +58,20 @@ pub(crate) fn measure(rig: &Rig, rival: Rival, clients: u32, fd_limit: u64) -> R
     }))
 }
 
+/// The outcome where so many clients cannot be had.
+pub(crate) fn too_few_files(clients: u32, fd_limit: u64) -> Option<Outcome> {
+    let fds_wanted = u64::from(clients) + FDS_SPARE;
+    let why = || format!("needs {fds_wanted} open files, the hard limit is {fd_limit}");
+    (fd_limit < fds_wanted).then(|| Outcome::Skipped { why: why() })
+}
+
 /// A client that is logged in and idle.
-struct Client {
+pub(crate) struct Client {
     stream: TcpStream,
 }
 
 impl Client {
-    fn connect(port: u16) -> io::Result<Self> {
+    pub(crate) fn connect(port: u16) -> io::Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         let mut client = Self { stream };
@@ -74,6 +79,16 @@ impl Client {
             .send(b"", &[&PROTOCOL_3_0.to_be_bytes(), b"user\0postgres\0database\0postgres\0\0".as_slice()].concat())?;
         client.read_until_ready()?;
         Ok(client)
+    }
+
+    /// Waits until the pooler says a last word, at most so long; gives its text.
+    pub(crate) fn last_words(&mut self, limit: Duration) -> io::Result<String> {
+        self.stream.set_read_timeout(Some(limit))?;
+        match self.read_until_ready() {
+            Ok(_) => Err(io::Error::other("it is told something else")),
+            Err(error) if error.kind() == io::ErrorKind::Other => Ok(error.to_string()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Asks for one row and wants it.

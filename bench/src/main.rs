@@ -17,6 +17,7 @@ mod rig;
 mod rows;
 mod scenario;
 mod spread;
+mod timers;
 
 use std::{fs, process::ExitCode};
 
@@ -63,6 +64,9 @@ fn bench() -> Result<()> {
             for rival in rivals_in_turn(row, round) {
                 let outcome = match row.scenario.workload {
                     Workload::Idle { clients } => idle::measure(&rig, rival, clients, fd_limit)?,
+                    Workload::Timers { clients } => {
+                        timers::measure(&rig, rival, clients, arguments.seconds(row, rival), fd_limit)?
+                    }
                     _ => rig.measure(row.scenario, rival, arguments.seconds(row, rival))?,
                 };
                 eprint!("  {} {outcome}", rival.name());

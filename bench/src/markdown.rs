@@ -92,6 +92,7 @@ fn section(report: &Report, columns: &Columns) -> String {
         (CPU, closed(&rows, columns.cpu, false)),
         (LATENCY, per_rival(&rows, &LATENCY_HEADER, latency)),
         (IDLE, per_rival(&rows, &IDLE_HEADER, idle)),
+        (TIMERS, per_rival(&rows, &TIMERS_HEADER, timers)),
     ] {
         if !table.is_empty() {
             text += &format!("\n{title}\n\n{table}");
@@ -142,6 +143,13 @@ fn idle(row: &RowReport, rival: Rival) -> Option<Vec<String>> {
         idle.queries.to_string(),
         idle.failures.to_string(),
     ])
+}
+
+fn timers(row: &RowReport, rival: Rival) -> Option<Vec<String>> {
+    let timers = row.timers(rival)?;
+    let times = [timers.p50_ms, timers.p99_ms, timers.max_ms].map(|ms| format!("{ms:.0}"));
+    let names = [label(row), rival.name().to_owned(), timers.timed_out.to_string()];
+    Some(names.into_iter().chain(times).chain([timers.failures.to_string()]).collect())
 }
 
 /// What tells the row from the others of its section.
@@ -252,6 +260,8 @@ const LATENCY: &str = "Latency in µs at a fixed rate, from when each transactio
 const LATENCY_HEADER: [&str; 8] = ["pgbench -R", "rival", "tps", "p50", "p90", "p99", "CPU µs per tx", "failures"];
 const IDLE: &str = "Resident memory of a pooler with idle clients, in KiB:";
 const IDLE_HEADER: [&str; 7] = ["clients", "rival", "before", "after", "per client", "then queried", "failures"];
+const TIMERS: &str = "How many ms too late the first of all clients are disconnected by `client_idle_timeout`:";
+const TIMERS_HEADER: [&str; 7] = ["clients", "rival", "timed out", "p50", "p99", "max", "failures"];
 const KERNEL: &str = "What the kernel carried for Tigger, by its `SHOW KERNEL_PATH`:";
 
 #[cfg(test)]
@@ -283,6 +293,7 @@ mod tests {
             "| simple, 32 clients | 1000 | 850 | 500 | 0.85 (0.85..0.85) | 0.50 (0.50..0.50) | 1.70 (1.70..1.70) | 0 / 0 / 0 |",
             "| simple at 2000/s, 32 clients | PgBouncer | 500 | 100 | 200 | 300 |",
             "| 10000 idle clients | Tigger (user) | 4096 | 30000 |",
+            "| timeouts of 10000 clients | Tigger (user) | 2000 | 30 | 60 | 99 | 0 |",
             "| read-write, 32 clients | 1000 | 1000 | 2000 | 850 | 500 | 2.00 (2.00..2.00) |",
             "| stand-alone: simple, 32 clients | 1000 | 2000 | 850 | 500 | - |",
             "- both local: simple, 32 clients: n/a",

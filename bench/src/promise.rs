@@ -30,6 +30,10 @@ enum Demand {
     Memory {
         mib_max: u64,
     },
+    /// Time-outs come so late at most.
+    Timers {
+        ms_max: f64,
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -59,6 +63,7 @@ impl Promise {
             }
             Demand::NoFailure => no_failure(row, self.rival),
             Demand::Memory { mib_max } => memory(row, self.rival, mib_max),
+            Demand::Timers { ms_max } => timers(row, self.rival, ms_max),
         }
     }
 }
@@ -70,6 +75,7 @@ impl fmt::Display for Promise {
             Demand::Ratio(metric, to, limit) => write!(f, "{} {limit} times {}", metric.name(), to.name()),
             Demand::NoFailure => write!(f, "no failure"),
             Demand::Memory { mib_max } => write!(f, "at most {mib_max} MiB resident, and all work"),
+            Demand::Timers { ms_max } => write!(f, "time-outs at most {ms_max} ms late"),
         }
     }
 }
@@ -105,6 +111,13 @@ fn memory(row: &RowReport, rival: Rival, mib_max: u64) -> Option<Verdict> {
     Some(Verdict { held, figure: format!("{mib:.1} MiB, {each:.1} KiB a client, {} failures", idle.failures) })
 }
 
+fn timers(row: &RowReport, rival: Rival, ms_max: f64) -> Option<Verdict> {
+    let timers = row.timers(rival)?;
+    let held = timers.max_ms <= ms_max && timers.failures == 0;
+    let (p50, p99, max) = (timers.p50_ms, timers.p99_ms, timers.max_ms);
+    Some(Verdict { held, figure: format!("{max:.0} ms (p50 {p50:.0}, p99 {p99:.0}), {} failures", timers.failures) })
+}
+
 const fn user(transaction: Transaction, clients: u32, demand: Demand) -> Promise {
     let workload = Workload::Closed { transaction, clients };
     Promise { scenario: Scenario { group: Group::UserPath, workload }, rival: TiggerUser, demand }
@@ -136,7 +149,7 @@ const BESIDE_POSTGRES: Group = Group::OtherHosts(BesidePostgres);
 const BESIDE_APPLICATION: Group = Group::OtherHosts(BesideApplication);
 
 /// All promises, in the order of the report.
-pub(crate) const PROMISES: [Promise; 23] = [
+pub(crate) const PROMISES: [Promise; 24] = [
     user(Transaction::Simple, 32, throughput(1.0, PgBouncer)),
     user(Transaction::Extended, 32, throughput(1.0, PgBouncer)),
     user(Transaction::Simple, 32, machine_cpu(1.0, PgBouncer)),
@@ -147,6 +160,11 @@ pub(crate) const PROMISES: [Promise; 23] = [
         scenario: Scenario { group: Group::UserPath, workload: Workload::Idle { clients: 10_000 } },
         rival: TiggerUser,
         demand: Demand::Memory { mib_max: 40 },
+    },
+    Promise {
+        scenario: Scenario { group: Group::UserPath, workload: Workload::Timers { clients: 10_000 } },
+        rival: TiggerUser,
+        demand: Demand::Timers { ms_max: 100.0 },
     },
     local(Transaction::Simple, 16, throughput(1.0, DirectUnix)),
     local(Transaction::Simple, 32, throughput(1.25, Direct)),
@@ -192,9 +210,11 @@ mod tests {
         let slow = |rival| if matches!(rival, Tigger | TiggerUser) { 79.0 } else { 80.0 };
         let is_ratio = |promise: &&Promise| matches!(promise.demand, Demand::Ratio(..));
         let is_memory = |promise: &&Promise| matches!(promise.demand, Demand::Memory { .. });
+        let is_timers = |promise: &&Promise| matches!(promise.demand, Demand::Timers { .. });
         let memory = texts(PROMISES.iter().filter(is_memory));
+        let of_many = texts(PROMISES.iter().filter(|promise| is_memory(promise) || is_timers(promise)));
         assert_eq!(missed(fast, 40_960, 0), texts([].iter()));
-        assert_eq!((missed(fast, 40_961, 0), missed(fast, 40_960, 1)), (memory.clone(), memory));
+        assert_eq!((missed(fast, 40_961, 0), missed(fast, 40_960, 1)), (memory, of_many));
         let of_kernel_path = PROMISES.iter().filter(is_ratio).filter(|promise| promise.rival == Tigger);
         assert_eq!(missed(even, 40_960, 0), texts(of_kernel_path));
         assert_eq!(missed(slow, 40_960, 0), texts(PROMISES.iter().filter(is_ratio)));

@@ -62,6 +62,7 @@ pub(crate) struct Sample {
 pub(crate) enum Outcome {
     Throughput(Throughput),
     Idle(Idle),
+    Timers(Timers),
     Skipped { why: String },
     Failed { failures: u64, why: String },
 }
@@ -104,6 +105,18 @@ pub(crate) struct Idle {
     pub(crate) queries: u64,
     pub(crate) failures: u64,
     pub(crate) error: Option<String>,
+}
+
+/// How much later than it should a time-out came, for the first of all clients to which it came.
+#[derive(Debug, Serialize)]
+pub(crate) struct Timers {
+    pub(crate) clients: u64,
+    /// Of so many clients.
+    pub(crate) timed_out: u64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) max_ms: f64,
+    pub(crate) failures: u64,
 }
 
 /// A figure of a measurement with pgbench. CPU time is per transaction.
@@ -174,6 +187,14 @@ impl RowReport {
         })
     }
 
+    /// The first measurement of time-outs.
+    pub(crate) fn timers(&self, rival: Rival) -> Option<&Timers> {
+        self.samples.iter().filter(|sample| sample.rival == rival).find_map(|sample| match &sample.outcome {
+            Outcome::Timers(timers) => Some(timers),
+            _ => None,
+        })
+    }
+
     /// What the kernel path carried of what clients of Tigger sent, in words; `None` without such a rival.
     pub(crate) fn kernel_share(&self) -> Option<String> {
         let shares = self.samples.iter().filter_map(|sample| match &sample.outcome {
@@ -190,7 +211,9 @@ impl RowReport {
         skipped.chain(self.samples.iter().filter_map(|Sample { round, rival, outcome }| match outcome {
             Outcome::Skipped { why } => Some(format!("{}, {}: skipped, {why}", self.name, rival.name())),
             Outcome::Failed { why, .. } => Some(format!("{}, {}, round {}: {why}", self.name, rival.name(), round + 1)),
-            Outcome::Throughput(Throughput { failures: 0, .. }) | Outcome::Idle(Idle { error: None, .. }) => None,
+            Outcome::Throughput(Throughput { failures: 0, .. })
+            | Outcome::Idle(Idle { error: None, .. })
+            | Outcome::Timers(_) => None,
             Outcome::Throughput(Throughput { errors, .. }) => {
                 Some(format!("{}, {}: {}", self.name, rival.name(), errors.join("; ")))
             }
@@ -231,6 +254,7 @@ impl Outcome {
         match self {
             Self::Throughput(Throughput { failures, .. })
             | Self::Idle(Idle { failures, .. })
+            | Self::Timers(Timers { failures, .. })
             | Self::Failed { failures, .. } => *failures,
             Self::Skipped { .. } => 0,
         }
@@ -250,6 +274,7 @@ impl fmt::Display for Outcome {
         match self {
             Self::Throughput(throughput) => write!(f, "{:.0}/s", throughput.tps),
             Self::Idle(idle) => write!(f, "{:.1} KiB each", idle.kib_per_client()),
+            Self::Timers(timers) => write!(f, "{:.0} ms late at most", timers.max_ms),
             Self::Skipped { .. } => write!(f, "skipped"),
             Self::Failed { .. } => write!(f, "FAILED"),
         }
@@ -293,10 +318,19 @@ pub(crate) mod tests {
         report
     }
 
+    pub(crate) fn timers_report(row: &Row, max_ms: f64, failures: u64) -> RowReport {
+        let timers = |max_ms| Timers { clients: 10_000, timed_out: 2000, p50_ms: 30.0, p99_ms: 60.0, max_ms, failures };
+        let sample = |rival, max_ms| Sample { round: 0, rival, outcome: Outcome::Timers(timers(max_ms)) };
+        let mut report = RowReport::new(row, None);
+        report.samples = vec![sample(Rival::TiggerUser, max_ms), sample(Rival::PgBouncer, 400.0)];
+        report
+    }
+
     /// All rows, with one round in which each rival has the rate that `tps` says.
     pub(crate) fn report(tps: fn(Rival) -> f64, idle_kib: u64, failures: u64) -> Report {
         let rows = ROWS.iter().map(|row| match row.scenario.workload {
             Workload::Idle { .. } => idle_report(row, idle_kib, failures),
+            Workload::Timers { .. } => timers_report(row, 99.0, failures),
             _ => row_report(row, &[&row.rivals.iter().map(|&rival| tps(rival)).collect::<Vec<_>>()]),
         });
         Report { machine: Machine::default(), quick: false, background_percent: None, rows: rows.collect() }

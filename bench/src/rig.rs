@@ -63,7 +63,7 @@ impl Rig {
                 if let Some(scene) = rig.scene(placement)
                     && !rig.poolers.contains_key(&(placement, rival))
                 {
-                    let pooler = start_pooler(rival, &scene)?;
+                    let pooler = start_pooler(rival, &scene, &[])?;
                     rig.poolers.insert((placement, rival), pooler);
                 }
             }
@@ -81,7 +81,12 @@ impl Rig {
 
     /// A pooler of its own beside the rig's, whose memory nothing has touched yet. There is none for direct connections.
     pub(crate) fn fresh_pooler(&self, rival: Rival) -> Result<Proxy> {
-        start_pooler(rival, &self.scene(None).context("nothing runs here")?)
+        self.fresh_pooler_with(rival, &[])
+    }
+
+    /// The same with further settings.
+    pub(crate) fn fresh_pooler_with(&self, rival: Rival, settings: &[(&str, &str)]) -> Result<Proxy> {
+        start_pooler(rival, &self.scene(None).context("nothing runs here")?, settings)
     }
 
     /// Fills caches and pools: each rival once in each place with each database.
@@ -188,7 +193,7 @@ fn start_postgres(host: &Host) -> Result<Postgres> {
     Ok(postgres)
 }
 
-fn start_pooler(rival: Rival, scene: &Scene<'_>) -> Result<Proxy> {
+fn start_pooler(rival: Rival, scene: &Scene<'_>, settings: &[(&str, &str)]) -> Result<Proxy> {
     ensure!(rival.is_pooler(), "direct connections have no pooler");
     let options = ProxyOptions::new()
         .on(&scene.pooler)
@@ -198,6 +203,7 @@ fn start_pooler(rival: Rival, scene: &Scene<'_>) -> Result<Proxy> {
         // Logging each of thousands of connections is not what is compared.
         .setting("log_connections", "0")
         .setting("log_disconnections", "0");
+    let options = settings.iter().fold(options, |options, (name, value)| options.setting(name, value));
     let options = match rival {
         Rival::PgBouncerUnix => options.server_over_socket("*", scene.postgres),
         _ => options.server("*", scene.postgres),

@@ -53,7 +53,7 @@ const BESIDE_POSTGRES: [Rival; 5] =
     [Rival::Direct, Rival::Tigger, Rival::TiggerUser, Rival::PgBouncer, Rival::PgBouncerUnix];
 
 /// The plan of `make bench`; `make bench QUICK=1` takes what has quick rounds.
-pub(crate) const ROWS: [Row; 21] = [
+pub(crate) const ROWS: [Row; 22] = [
     user(Transaction::Simple, 1, 0),
     user(Transaction::Simple, 8, 0),
     user(Transaction::Simple, 32, 3),
@@ -85,6 +85,16 @@ pub(crate) const ROWS: [Row; 21] = [
         direct_connect_seconds: 0,
         rounds: 1,
         quick_rounds: 1,
+    },
+    Row {
+        scenario: Scenario { group: Group::UserPath, workload: Workload::Timers { clients: 10_000 } },
+        rivals: &IDLE,
+        // The time-out itself: longer than all logins take.
+        seconds: 20,
+        quick_seconds: 20,
+        direct_connect_seconds: 0,
+        rounds: 1,
+        quick_rounds: 0,
     },
     local(Transaction::Simple, 16, 0),
     local(Transaction::Simple, 32, 3),

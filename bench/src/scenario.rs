@@ -89,6 +89,8 @@ pub(crate) enum Workload {
     Rate { transaction: Transaction, clients: u32, tps: u32 },
     /// Clients log in and stay idle.
     Idle { clients: u32 },
+    /// The same until they are disconnected by `client_idle_timeout`.
+    Timers { clients: u32 },
 }
 
 impl Workload {
@@ -100,7 +102,7 @@ impl Workload {
     pub(crate) fn transaction(self) -> Option<Transaction> {
         match self {
             Self::Closed { transaction, .. } | Self::Rate { transaction, .. } => Some(transaction),
-            Self::Idle { .. } => None,
+            Self::Idle { .. } | Self::Timers { .. } => None,
         }
     }
 }
@@ -114,6 +116,7 @@ impl fmt::Display for Workload {
                 write!(f, "{} at {tps}/s, {clients} clients", transaction.name())
             }
             Self::Idle { clients } => write!(f, "{clients} idle clients"),
+            Self::Timers { clients } => write!(f, "timeouts of {clients} clients"),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Start-up packets: decided as soon as they can be and never otherwise, and what is read can be built again. What
-//! follows from the parameters of a client cannot break out of the `SET` that a server gets.
+//! follows from the parameters of a client cannot break out of the query that a server gets.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tigger_proto::client::startup::check;
+use tigger_proto::client::startup::{Untracked, check};
 use tigger_proto::parameters::{ParameterSet, Tracked};
 use tigger_proto::wire::startup::{BadStartup, StartupPacket, cancel_request, read, startup_message};
 use tigger_proto::wire::version::Version;
@@ -27,7 +27,8 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(build(&packet), data[..used]);
             assert_eq!(Some((packet.clone(), used)), whole);
             if let StartupPacket::Startup { parameters, .. } = packet {
-                check_parameters(&parameters);
+                check_parameters(&parameters, false);
+                check_parameters(&parameters, true);
             }
         }
         // Only the text of this error may have more of the header later.
@@ -55,9 +56,11 @@ fn build(packet: &StartupPacket) -> Vec<u8> {
     out
 }
 
-fn check_parameters(parameters: &[(String, String)]) {
+fn check_parameters(parameters: &[(String, String)], apply: bool) {
     let tracked = Tracked::new(["IntervalStyle"]);
-    let Ok(startup) = check(parameters, &tracked, &["extra_float_digits".into()]) else { return };
+    let ignored = ["extra_float_digits".into()];
+    let untracked = Untracked { ignored: &ignored, apply };
+    let Ok(startup) = check(parameters, &tracked, untracked) else { return };
     assert!((1..=127).contains(&startup.user.len()) && (1..=127).contains(&startup.database.len()));
     let mut server = ParameterSet::new(&tracked);
     (0..tracked.names().count()).for_each(|position| server.set(position, "what no client asks for"));
@@ -70,6 +73,12 @@ fn check_parameters(parameters: &[(String, String)]) {
             let (literal, after) = read_literal(rest.strip_prefix('=').expect("="), conforming);
             assert_eq!(literal, value, "{sql}");
             rest = after.strip_prefix(';').expect(";");
+        }
+        while let Some(after) = rest.strip_prefix("SELECT pg_catalog.set_config(") {
+            let (name, after) = read_literal(after, conforming);
+            let (value, after) = read_literal(after.strip_prefix(',').expect(","), conforming);
+            assert_eq!(startup.parameters.applied(&name), Some(value.as_str()), "{sql}");
+            rest = after.strip_prefix(",false);").expect(",false);");
         }
         assert_eq!(rest, "", "{sql}");
     }

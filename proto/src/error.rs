@@ -32,6 +32,8 @@ pub enum Error {
     ConsoleExtendedQuery,
     UnencryptedAfterSsl,
     UnencryptedAfterGss,
+    StartupResent,
+    PasswordBeforeStartup,
     // The client's start-up parameters.
     UnsupportedParameter(String),
     UnsupportedOption(String),
@@ -73,6 +75,7 @@ pub enum Error {
     TransactionTimeout,
     IdleTransactionTimeout,
     ClientIdleTimeout,
+    SuspendTimeout,
     // The administrator.
     ShuttingDown,
     ServerShuttingDown,
@@ -83,13 +86,16 @@ pub enum Error {
     // The server.
     ServerLoginFailing(String),
     ServerRefused(ErrorFields),
+    ServerAuthentication(Cow<'static, str>),
     ServerLogin(Cow<'static, str>),
     ServerCrashed,
     ServerProtocol(Cow<'static, str>),
     ConnectFailed,
     ConnectTimeout,
+    DnsLookupFailed,
     StatementPooling,
     InvalidServerParameter,
+    ParameterRefused(ErrorFields),
     // Ends that are nobody's fault.
     ClientUnexpectedEof,
     ClientClose,
@@ -116,7 +122,8 @@ impl Error {
             Self::ServerLoginFailing(cause) => {
                 format!("server login has been failing, cached error: {cause} (server_login_retry)").into()
             }
-            Self::ServerRefused(fields) => (&*fields.message).into(),
+            Self::ServerRefused(fields) | Self::ParameterRefused(fields) => (&*fields.message).into(),
+            Self::ServerAuthentication(text) => format!("server login failed: {text}").into(),
             Self::ServerLogin(text) | Self::ServerProtocol(text) => (&**text).into(),
             _ => self.describe().0.into(),
         }
@@ -125,7 +132,9 @@ impl Error {
     /// The SQLSTATE sent to a client.
     pub fn sqlstate(&self) -> &str {
         match self {
-            Self::ServerRefused(fields) if fields.sqlstate.len() == 5 => &fields.sqlstate,
+            Self::ServerRefused(fields) | Self::ParameterRefused(fields) if fields.sqlstate.len() == 5 => {
+                &fields.sqlstate
+            }
             Self::TooManyPrepared | Self::ParseTooLong | Self::TooManyChannels | Self::NotificationsMissed => "54000",
             Self::PreparedBehindCopy | Self::ListenEncoding => "0A000",
             Self::TooManyServers => "53300",
@@ -144,10 +153,14 @@ impl Error {
         self.describe().2
     }
 
-    /// True when a server with this error at login may be asked again while clients wait (57P03 cannot_connect_now:
-    /// it is starting up or shutting down).
-    pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::ServerRefused(fields) if fields.sqlstate == "57P03")
+    /// True when clients that wait for the first server of their pool are told this error of its login: the next attempt would
+    /// end in the same way. 57P03 cannot_connect_now is none: the server is starting up or shutting down.
+    pub fn ends_logins(&self) -> bool {
+        match self {
+            Self::ServerRefused(fields) => fields.sqlstate != "57P03",
+            Self::ServerAuthentication(_) => true,
+            _ => false,
+        }
     }
 
     /// The ErrorResponse for a client.
@@ -193,6 +206,8 @@ impl Error {
             Self::UnencryptedAfterGss => {
                 ("received unencrypted data after GSSAPI encryption request", Warning, "bad_packet")
             }
+            Self::StartupResent => ("client re-sent startup pkt", Warning, "bad_packet"),
+            Self::PasswordBeforeStartup => ("client password pkt before startup packet", Warning, "bad_packet"),
             Self::UnsupportedParameter(_) => ("unsupported startup parameter", Warning, "startup_parameter"),
             Self::UnsupportedOption(_) => ("unsupported startup parameter in options", Warning, "startup_parameter"),
             Self::OptionsForm => (
@@ -227,6 +242,7 @@ impl Error {
             Self::TransactionTimeout => ("transaction timeout", Warning, "transaction_timeout"),
             Self::IdleTransactionTimeout => ("idle transaction timeout", Warning, "idle_transaction_timeout"),
             Self::ClientIdleTimeout => ("client_idle_timeout", Info, "client_idle_timeout"),
+            Self::SuspendTimeout => ("suspend_timeout", Info, "admin"),
             Self::QueryWaitTimeout => ("query_wait_timeout", Warning, "query_wait_timeout"),
             Self::ShuttingDown => ("pooler is shutting down", Info, "shutdown"),
             Self::ServerShuttingDown => ("server shutting down", Info, "shutdown"),
@@ -236,15 +252,17 @@ impl Error {
             Self::ConfigError => ("bouncer config error", Warning, "config"),
             Self::ServerLoginFailing(_) => ("server login has been failing", Info, "server_login"),
             Self::ServerRefused(_) => ("server refused the login", Warning, "server_login"),
-            Self::ServerLogin(_) => ("server login failed", Warning, "server_login"),
+            Self::ServerAuthentication(_) | Self::ServerLogin(_) => ("server login failed", Warning, "server_login"),
             Self::ServerCrashed => ("server conn crashed?", Warning, "server_lost"),
             Self::ServerProtocol(_) => ("server broke the protocol", Warning, "server_lost"),
             Self::ConnectFailed => ("connect failed", Warning, "server_login"),
+            Self::DnsLookupFailed => ("server DNS lookup failed", Warning, "server_login"),
             Self::ConnectTimeout => ("connect timeout", Warning, "server_login"),
             Self::StatementPooling => {
                 ("transaction blocks not allowed in statement pooling mode", Info, "statement_pooling")
             }
             Self::InvalidServerParameter => ("invalid server parameter", Info, "server_parameter"),
+            Self::ParameterRefused(_) => ("server refused a parameter", Info, "server_parameter"),
             Self::ClientUnexpectedEof => ("client unexpected eof", Info, "client_close"),
             Self::ClientClose => ("client close request", Info, "client_close"),
             Self::ClientLeftServerBusy => ("client disconnect while server was not ready", Info, "client_close"),

@@ -3,8 +3,11 @@
 //! A client may set `TimeZone` on one server and have its next transaction on another. For the tracked parameters,
 //! those that servers report by ParameterStatus, the proxy remembers what each client and each server has, and sends
 //! one `SET` before it links two that differ. Parameters that are not tracked stay with the server (PgBouncer's
-//! `track_extra_parameters` says the same).
+//! `track_extra_parameters` says the same), but for those that clients give at their start-up, where they may: these are
+//! applied to each server that the client gets, and removed before another client gets it. Servers do not report them, so
+//! that it is what the proxy has set that counts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Parameters tracked always (PgBouncer's varcache).
@@ -45,27 +48,78 @@ impl Tracked {
     }
 }
 
-/// Values of the tracked parameters of one client or one server. Cheap to clone and, where nothing was set, to compare.
+/// Values of the tracked parameters of one client or one server, and of those applied for the client. Cheap to clone and,
+/// where nothing was set, to compare.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ParameterSet {
-    values: Arc<[Option<Box<str>>]>,
+    values: Arc<Values>,
 }
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Values {
+    tracked: Box<[Option<Box<str>>]>,
+    applied: Applied,
+}
+
+/// Parameters that are not tracked, by their names in small letters. The value of one on a server is `None` when it may be
+/// that or the default. There are as many as fit into a start-up packet.
+type Applied = BTreeMap<Box<str>, Option<Box<str>>>;
+
+/// Who a session acts as decides what else it may set: given back first and set last.
+const IDENTITY: [&str; 2] = ["session_authorization", "role"];
 
 impl ParameterSet {
     /// A set without values.
     pub fn new(tracked: &Tracked) -> Self {
-        Self { values: vec![None; tracked.names.len()].into() }
+        Self { values: Arc::new(Values { tracked: vec![None; tracked.names.len()].into(), applied: Applied::new() }) }
     }
 
     /// The value at a position of [`Tracked`].
     pub fn value(&self, position: usize) -> Option<&str> {
-        self.values.get(position)?.as_deref()
+        self.values.tracked.get(position)?.as_deref()
     }
 
     /// Sets one value.
     pub fn set(&mut self, position: usize, value: &str) {
         if self.value(position) != Some(value) {
-            Arc::make_mut(&mut self.values)[position] = Some(value.into());
+            Arc::make_mut(&mut self.values).tracked[position] = Some(value.into());
+        }
+    }
+
+    /// The value of a parameter that is not tracked.
+    pub fn applied(&self, name: &str) -> Option<&str> {
+        self.values.applied.get(name.to_ascii_lowercase().as_str())?.as_deref()
+    }
+
+    /// Names and values of those that are not tracked.
+    pub fn all_applied(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values.applied.iter().filter_map(|(name, value)| Some((&**name, value.as_deref()?)))
+    }
+
+    /// Sets one parameter that is not tracked.
+    pub fn apply(&mut self, name: &str, value: &str) {
+        let applied = &mut Arc::make_mut(&mut self.values).applied;
+        applied.insert(name.to_ascii_lowercase().into(), Some(value.into()));
+    }
+
+    /// Of a server: somebody may have given what was applied its default. Until that is certain it fits no client.
+    pub fn doubt_applied(&mut self) {
+        if !self.values.applied.is_empty() {
+            Arc::make_mut(&mut self.values).applied.values_mut().for_each(|value| *value = None);
+        }
+    }
+
+    /// Of a server: what the query of [`Self::reset_query`] was for is done.
+    pub(crate) fn reset_applied(&mut self, client: &Self) {
+        let surplus: Vec<Box<str>> = client.surplus(self).map(Box::from).collect();
+        let applied = &mut Arc::make_mut(&mut self.values).applied;
+        surplus.iter().for_each(|name| drop(applied.remove(name)));
+    }
+
+    /// Of a server: what the query of [`Self::set_query`] was for is done.
+    pub(crate) fn copy_applied(&mut self, client: &Self) {
+        if self.values.applied != client.values.applied {
+            Arc::make_mut(&mut self.values).applied.clone_from(&client.values.applied);
         }
     }
 
@@ -77,11 +131,11 @@ impl ParameterSet {
 
     /// Takes over from `defaults` what has no value here.
     pub fn fill_unset(&mut self, defaults: &Self) {
-        if self.values.iter().all(Option::is_none) {
+        if self.values.applied.is_empty() && self.values.tracked.iter().all(Option::is_none) {
             self.values = Arc::clone(&defaults.values);
             return;
         }
-        for (position, default) in defaults.values.iter().enumerate() {
+        for (position, default) in defaults.values.tracked.iter().enumerate() {
             if let (None, Some(default)) = (self.value(position), default) {
                 self.set(position, default);
             }
@@ -91,7 +145,16 @@ impl ParameterSet {
     /// True when a server with the values `server` serves a client with these without a `SET`.
     #[inline]
     pub fn served_by(&self, server: &Self) -> bool {
-        Arc::ptr_eq(&self.values, &server.values) || self.differing(server).next().is_none()
+        Arc::ptr_eq(&self.values, &server.values)
+            || (self.differing(server).next().is_none() && self.values.applied == server.values.applied)
+    }
+
+    /// The query that removes from a server with the values `server` what was applied for another client; `None` when
+    /// there is nothing. It comes before [`Self::set_query`].
+    pub fn reset_query(&self, server: &Self) -> Option<String> {
+        let mut sql = String::new();
+        identity_first(self.surplus(server)).for_each(|name| push_set_config(&mut sql, name, None));
+        (!sql.is_empty()).then_some(sql)
     }
 
     /// The query that gives a server with the values `server` the values of this set; `None` when nothing differs.
@@ -113,15 +176,62 @@ impl ParameterSet {
             }
             sql.push(';');
         }
+        let (identity, others): (Vec<_>, Vec<_>) = self.missing(server).partition(|(name, _)| IDENTITY.contains(name));
+        others.iter().for_each(|(name, value)| push_set_config(&mut sql, name, Some(value)));
+        // `role` is the last of the two, as in the alphabet it is the first.
+        identity.iter().rev().for_each(|(name, value)| push_set_config(&mut sql, name, Some(value)));
         (!sql.is_empty()).then_some(sql)
     }
 
+    /// True when this set holds parameters that are not tracked and that a server with the values `server` lacks: an error
+    /// of the query that sets them may be about them.
+    pub fn applies_to(&self, server: &Self) -> bool {
+        self.missing(server).next().is_some()
+    }
+
     fn differing<'a>(&'a self, server: &'a Self) -> impl Iterator<Item = (usize, &'a str)> {
-        self.values.iter().zip(server.values.iter()).enumerate().filter_map(|(position, pair)| match pair {
+        let pairs = self.values.tracked.iter().zip(server.values.tracked.iter());
+        pairs.enumerate().filter_map(|(position, pair)| match pair {
             (Some(ours), Some(theirs)) if !ours.eq_ignore_ascii_case(theirs) => Some((position, &**ours)),
             _ => None,
         })
     }
+
+    /// What is applied on a server that must not be there for a client with this set. Nothing of what others are may be
+    /// kept by who has acted as somebody else.
+    fn surplus<'a>(&'a self, server: &'a Self) -> impl Iterator<Item = &'a str> {
+        let differs = self.values.applied != server.values.applied;
+        let names = server.values.applied.iter().filter(move |(name, value)| {
+            differs && (IDENTITY.contains(&&***name) || self.values.applied.get(*name) != Some(*value))
+        });
+        names.map(|(name, _)| &**name)
+    }
+
+    /// What is to be applied on a server for a client with this set.
+    fn missing<'a>(&'a self, server: &'a Self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let missing =
+            self.values.applied.iter().filter(|(name, value)| server.values.applied.get(*name) != Some(*value));
+        missing.filter_map(|(name, value)| Some((&**name, value.as_deref()?)))
+    }
+}
+
+/// The names, those of [`IDENTITY`] in front.
+fn identity_first<'a>(names: impl Iterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
+    let (identity, others): (Vec<_>, Vec<_>) = names.partition(|name| IDENTITY.contains(name));
+    identity.into_iter().chain(others)
+}
+
+/// Appends what sets a parameter as a start-up packet does, whatever its name and its value are: `SET` takes a list apart
+/// and would need the name quoted. Without a value: gives it its default.
+fn push_set_config(sql: &mut String, name: &str, value: Option<&str>) {
+    sql.push_str("SELECT pg_catalog.set_config(");
+    push_literal(sql, name);
+    sql.push(',');
+    match value {
+        Some(value) => push_literal(sql, value),
+        None => sql.push_str("NULL"),
+    }
+    sql.push_str(",false);");
 }
 
 /// Appends a string literal that means the same whatever `standard_conforming_strings` is (manual, section 4.1.2.2).
@@ -183,5 +293,81 @@ mod tests {
         let mut empty = ParameterSet::new(&tracked);
         empty.fill_unset(&defaults);
         assert!(Arc::ptr_eq(&empty.values, &defaults.values));
+        let mut applied = ParameterSet::new(&tracked);
+        applied.apply("Work_Mem", "1MB");
+        applied.fill_unset(&defaults);
+        assert_eq!((applied.value(2), applied.applied("WORK_MEM")), (Some("UTC"), Some("1MB")));
+    }
+
+    /// A set with applied parameters only.
+    fn applied(values: &[(&str, &str)]) -> ParameterSet {
+        let mut set = ParameterSet::new(&Tracked::new([]));
+        values.iter().for_each(|(name, value)| set.apply(name, value));
+        set
+    }
+
+    #[test]
+    fn applied_parameters_change_with_the_client() {
+        let tracked = Tracked::new([]);
+        let check = |server: &[(&str, &str)], client: &[(&str, &str)], reset: Option<&str>, set: Option<&str>| {
+            let (mut server, client) = (applied(server), applied(client));
+            assert_eq!(client.served_by(&server), reset.is_none() && set.is_none());
+            assert_eq!(client.reset_query(&server).as_deref(), reset);
+            server.reset_applied(&client);
+            assert_eq!(client.reset_query(&server), None);
+            assert_eq!(client.applies_to(&server), set.is_some());
+            assert_eq!(client.set_query(&server, &tracked).as_deref(), set);
+            server.copy_applied(&client);
+            assert!(client.served_by(&server) && client == server);
+        };
+        let mem = "SELECT pg_catalog.set_config('work_mem',NULL,false);";
+        check(&[], &[], None, None);
+        check(&[("a", "1")], &[("A", "1")], None, None);
+        check(&[("Work_Mem", "1MB")], &[], Some(mem), None);
+        check(
+            &[("work_mem", "1MB"), ("a", "1")],
+            &[("work_mem", "1mb"), ("a", "1")],
+            Some(mem),
+            Some("SELECT pg_catalog.set_config('work_mem','1mb',false);"),
+        );
+        check(
+            &[],
+            &[("it's", "a, \"B\""), ("b", "\\")],
+            None,
+            Some(
+                "SELECT pg_catalog.set_config('b',E'\\\\',false);SELECT pg_catalog.set_config('it''s','a, \"B\"',false);",
+            ),
+        );
+        // An equal role is given back as well: whoever has it may not be allowed to change the rest.
+        check(
+            &[("a", "1"), ("role", "r"), ("session_authorization", "s")],
+            &[("a", "2"), ("role", "r"), ("session_authorization", "s")],
+            Some(
+                "SELECT pg_catalog.set_config('role',NULL,false);\
+                 SELECT pg_catalog.set_config('session_authorization',NULL,false);\
+                 SELECT pg_catalog.set_config('a',NULL,false);",
+            ),
+            Some(
+                "SELECT pg_catalog.set_config('a','2',false);\
+                 SELECT pg_catalog.set_config('session_authorization','s',false);\
+                 SELECT pg_catalog.set_config('role','r',false);",
+            ),
+        );
+        let same = [("role", "r")];
+        check(&same, &same, None, None);
+    }
+
+    #[test]
+    fn what_is_in_doubt_fits_nobody() {
+        let mut server = applied(&[("a", "1")]);
+        server.doubt_applied();
+        for client in [applied(&[]), applied(&[("a", "1")])] {
+            assert!(!client.served_by(&server));
+            assert_eq!(client.reset_query(&server).unwrap(), "SELECT pg_catalog.set_config('a',NULL,false);");
+        }
+        let mut untouched = applied(&[]);
+        let same = untouched.clone();
+        untouched.doubt_applied();
+        assert!(untouched.is_same(&same));
     }
 }

@@ -136,6 +136,21 @@ impl Server {
         &self.parameters
     }
 
+    /// What was applied for other clients than one with the parameters `client` is removed.
+    pub fn handle_reset(&mut self, client: &ParameterSet) {
+        self.parameters.reset_applied(client);
+    }
+
+    /// What is applied for a client with the parameters `client` is set.
+    pub fn handle_applied(&mut self, client: &ParameterSet) {
+        self.parameters.copy_applied(client);
+    }
+
+    /// A query may have given parameters that were applied their defaults.
+    pub fn doubt_applied(&mut self) {
+        self.parameters.doubt_applied();
+    }
+
     /// Status of the last ReadyForQuery.
     pub fn status(&self) -> TransactionStatus {
         self.status

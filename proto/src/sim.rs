@@ -82,7 +82,7 @@ macro_rules! report {
 report! {
     replies commits rollbacks failed_transactions errors copies_in copies_out copies_failed copies_failed_early notices
     parameters_reported portals_suspended
-    links releases waits grants sets sets_failed resets resets_failed checks servers_spent clients_excused statements_refused
+    links releases waits grants sets sets_failed parameter_resets resets resets_failed checks servers_spent clients_excused statements_refused
     welcome_waits waiters_left grants_returned clients_served clients_told
     logins login_failures evictions reserve_uses lifetimes_over idle_timeouts idle_servers_lost
     parses_sent fakes replies_swallowed statements_unknown

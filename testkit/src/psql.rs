@@ -18,6 +18,7 @@ use crate::{
 pub struct Psql {
     conninfo: Conninfo,
     host: Host,
+    account: Account,
     args: Vec<String>,
     limit: Duration,
 }
@@ -25,7 +26,16 @@ pub struct Psql {
 impl Psql {
     /// Connects with `conninfo` and runs for a minute at most.
     pub fn new(conninfo: Conninfo) -> Self {
-        Self { conninfo, host: Host::default(), args: Vec::new(), limit: Duration::from_secs(60) }
+        let (host, account) = (Host::default(), Account::Ours);
+        Self { conninfo, host, account, args: Vec::new(), limit: Duration::from_secs(60) }
+    }
+
+    /// Runs as an account that is not ours; `None` when we are not root, and can be nobody else.
+    pub fn as_other_account(self) -> Result<Option<Self>> {
+        match Account::for_servers()? {
+            Account::Ours => Ok(None),
+            account @ Account::Other { .. } => Ok(Some(Self { account, ..self })),
+        }
     }
 
     /// Runs on `host` instead of ours.
@@ -70,7 +80,7 @@ impl Psql {
     }
 
     fn run_with(&self, args: &[&str], queries: &[&str]) -> Result<Run> {
-        let mut command = self.host.command(&postgres_program("psql")?, Account::Ours);
+        let mut command = self.host.command(&postgres_program("psql")?, self.account);
         command.args(["--no-psqlrc", "--quiet", "--no-align", "--no-password", "--set=ON_ERROR_STOP=1"]);
         command.args(args).args(&self.args).args(["--dbname", &self.conninfo.to_string()]);
         for query in queries {

@@ -130,6 +130,7 @@ impl Session {
                 break error;
             }
         };
+        self.pooler.leave_console(self.guard.info.id);
         if !matches!(error, Error::ClientClose | Error::ClientUnexpectedEof) {
             say_goodbye(&mut self.stream, &mut Pending::default(), &error.response()).await;
         }

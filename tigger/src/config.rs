@@ -21,7 +21,7 @@ mod secret;
 mod settings;
 mod user;
 
-pub use choice::{AuthType, Choice, KernelPath, LoadBalanceHosts, PoolMode, SslMode};
+pub use choice::{AuthType, Choice, KernelPath, LoadBalanceHosts, PoolMode, SslMode, StartupParameters};
 pub use database::{ADMIN_DATABASE, Database, Host};
 pub use docs::config_markdown;
 pub use ini::ReadFile;
@@ -97,6 +97,11 @@ impl Config {
             Some(database) => Some(Arc::clone(database)),
             None => self.fallback.as_ref().map(|fallback| Arc::new(fallback.for_name(name))),
         }
+    }
+
+    /// All lines of `[databases]`, the fallback entry among them.
+    pub fn lines(&self) -> impl Iterator<Item = &Database> {
+        self.databases.values().map(AsRef::as_ref).chain(self.fallback.as_deref())
     }
 
     /// What applies to the pool of `database` and `user`; the user is the database's forced one, if it has one.

@@ -11,7 +11,8 @@ use tigger::config::{self, Config};
 use tigger::kernel_path::KernelPath;
 use tigger::log::Log;
 use tigger::net::listener::Listener;
-use tigger::pooler::{Phase, Pooler};
+use tigger::pooler::Pooler;
+use tigger::pooler::shutdown::Phase;
 use tigger::{process, relay, startup};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -116,6 +117,8 @@ async fn serve(config: Config, kernel_path: KernelPath, log: Log, user_given: bo
     tokio::spawn(async move { janitor.run_janitor().await });
     let waker = Arc::clone(&pooler);
     tokio::spawn(async move { waker.run_wakes().await });
+    let names = Arc::clone(&pooler);
+    tokio::spawn(async move { names.run_name_checks().await });
     tokio::spawn(handle_signals(Arc::clone(&pooler), log)?);
     pooler.ended().await;
     tracing::info!("shutting down");
@@ -153,7 +156,8 @@ fn handle_signals(pooler: Arc<Pooler>, log: Log) -> Result<impl Future<Output = 
                 _ = user2.recv() => if pooler.phase() > Phase::Running {
                     tracing::info!("got SIGUSR2 while shutting down, ignoring");
                 } else {
-                    tracing::info!("got SIGUSR2, continuing from PAUSE");
+                    let after = if pooler.end_suspension() { "SUSPEND" } else { "PAUSE" };
+                    tracing::info!("got SIGUSR2, continuing from {after}");
                     pooler.resume(None);
                 }
             }

@@ -3,4 +3,5 @@
 pub mod address;
 pub mod connect;
 pub mod listener;
+pub mod resolver;
 pub mod stream;

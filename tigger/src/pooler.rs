@@ -1,14 +1,20 @@
 //! The pooler: configuration in force, databases, pools, clients, and what administrators do to all of them.
 
+pub mod activity;
 pub mod cancel;
 pub mod clients;
+mod host_names;
 mod idle_watch;
+mod janitor;
 pub mod latency;
 pub mod listener;
 mod login;
 pub mod pool;
+mod replaced;
 pub mod server_conn;
+pub mod shutdown;
 pub mod stats;
+pub mod suspension;
 mod tested;
 mod timeouts;
 pub mod users;
@@ -16,7 +22,7 @@ pub mod users;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tigger_proto::auth::secret::Secret;
@@ -32,36 +38,14 @@ use crate::admin::Console;
 use crate::config::{AuthType, Config, ConfigError, Database, Warning};
 use crate::kernel_path::KernelPath;
 use crate::net::connect::TcpOptions;
+use crate::net::resolver::Resolver;
 use clients::{ClientInfo, Clients};
 use pool::{LinkRules, Pool, PoolConfig, PoolName};
+use shutdown::Phase;
 use stats::{Periods, Tally};
+use suspension::Suspension;
 use tested::Check;
 use users::Users;
-
-/// How far the process is on its way out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// Not at all.
-    Running,
-    /// No new clients; ends when every client has left.
-    WaitForClients,
-    /// No new clients, paused; ends when every server is released.
-    WaitForServers,
-    /// Ends now.
-    Stop,
-}
-
-impl Phase {
-    /// For the log.
-    pub fn description(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::WaitForClients => "waiting for clients to disconnect",
-            Self::WaitForServers => "waiting for servers to be released",
-            Self::Stop => "shutting down",
-        }
-    }
-}
 
 /// Everything that connections share.
 #[derive(Debug)]
@@ -74,6 +58,10 @@ pub struct Pooler {
     pub console: Console,
     /// The kernel path, or why there is none.
     pub kernel_path: Arc<KernelPath>,
+    /// Whether clients are suspended.
+    pub suspension: Suspension,
+    /// Addresses of hosts.
+    pub resolver: Resolver,
     /// The runtime on which servers are opened.
     pub runtime: tokio::runtime::Handle,
     /// Notified when a server was closed or a client left: what PAUSE and a graceful stop wait for.
@@ -124,6 +112,8 @@ impl Pooler {
             clients: Arc::default(),
             console: Console::default(),
             kernel_path: Arc::new(kernel_path),
+            suspension: Suspension::default(),
+            resolver: Resolver::default(),
             runtime: tokio::runtime::Handle::current(),
             changed: Notify::new(),
             phase: watch::Sender::new(Phase::Running),
@@ -281,6 +271,7 @@ impl Pooler {
                 }
             }
         }
+        self.forget_host_names();
         self.open_minimum();
         Ok(())
     }
@@ -302,7 +293,7 @@ impl Pooler {
         self.pools_of(database).for_each(|pool| pool.run(tigger_proto::pool::Pool::pause));
     }
 
-    /// RESUME.
+    /// RESUME, after PAUSE or KILL.
     pub fn resume(&self, database: Option<&str>) {
         self.set_paused(database, false);
         self.pools_of(database).for_each(|pool| pool.run(|core| core.resume(Instant::now())));
@@ -366,107 +357,6 @@ impl Pooler {
         names
     }
 
-    // The end.
-
-    /// Goes on towards the end; never back.
-    pub fn shut_down(&self, phase: Phase) {
-        self.phase.send_if_modified(|now| {
-            let further = phase > *now;
-            *now = phase.max(*now);
-            further
-        });
-    }
-
-    /// How far the end is.
-    pub fn phase(&self) -> Phase {
-        *self.phase.borrow()
-    }
-
-    /// Waits until the process may end, having done for it what each phase asks.
-    pub async fn ended(&self) {
-        let mut phase = self.phase.subscribe();
-        loop {
-            let now = *phase.borrow_and_update();
-            let done = async {
-                match now {
-                    Phase::Running => std::future::pending().await,
-                    Phase::WaitForClients => {
-                        self.until(|| self.clients.all().iter().all(|info| info.is_console())).await;
-                    }
-                    Phase::WaitForServers => {
-                        self.pause(None);
-                        self.released(None).await;
-                    }
-                    Phase::Stop => {}
-                }
-            };
-            tokio::select! {
-                () = done => break,
-                _ = phase.changed() => {}
-            }
-        }
-        self.end_clients(|_| true, &Error::ServerShuttingDown);
-        // Clients are told; one that does not read does not hold up the end.
-        if tokio::time::timeout(LAST_WORDS, self.until(|| self.clients.is_empty())).await.is_err() {
-            tracing::info!("{} clients did not take their last message", self.clients.len());
-        }
-    }
-
-    /// Waits until new clients are no longer accepted.
-    pub async fn closing(&self) {
-        let mut phase = self.phase.subscribe();
-        // The sender lives as long as `self`.
-        if phase.wait_for(|phase| *phase > Phase::Running).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    // What time brings.
-
-    /// Ticks the pools and turns the periods of the statistics, for ever.
-    pub async fn run_janitor(&self) {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut period_start = Instant::now();
-        loop {
-            tick.tick().await;
-            let now = Instant::now();
-            self.pools().iter().for_each(|pool| pool.run(|core| core.handle_tick(now)));
-            self.look_at_clients(now);
-            self.forget_unused(now);
-            if now.duration_since(period_start) >= self.config().settings.stats_period {
-                period_start = now;
-                self.turn_period(now);
-            }
-        }
-    }
-
-    /// Serves waiting clients when the kernel path has released servers, for ever.
-    pub async fn run_wakes(&self) {
-        let failed = |error| tracing::warn!("kernel path: waiting clients are looked after more slowly: {error}");
-        let Some(wakes) = self.kernel_path.wakes().map_err(failed).unwrap_or_default() else { return };
-        while self.kernel_path.woken(&wakes).await.map_err(failed).is_ok() {
-            let now = Instant::now();
-            self.pools().iter().for_each(|pool| pool.run(|core| core.handle_wake(now)));
-        }
-    }
-
-    fn turn_period(&self, now: Instant) {
-        let all = self.periods.lock().expect("nobody panics with this lock").turn(now, &self.totals());
-        if self.config().settings.log_stats {
-            tracing::info!(
-                "stats: {} xacts/s, {} queries/s, in {} B/s, out {} B/s, xact {} us, query {} us, wait {} us",
-                all.xact_count,
-                all.query_count,
-                all.bytes_received,
-                all.bytes_sent,
-                all.xact_time,
-                all.query_time,
-                all.wait_time
-            );
-        }
-    }
-
     /// Counters of each database.
     pub fn totals(&self) -> BTreeMap<String, Tally> {
         let mut totals: BTreeMap<String, Tally> = BTreeMap::new();
@@ -482,12 +372,6 @@ impl Pooler {
         self.periods.lock().expect("nobody panics with this lock").averages(database)
     }
 }
-
-/// How often pools look at the clock; PgBouncer does three times a second.
-const TICK: Duration = Duration::from_millis(100);
-
-/// How long clients may take to read why they are disconnected at the end.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn log_warnings(warnings: &[Warning]) {
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));

@@ -6,6 +6,7 @@ mod handover;
 mod link;
 mod login;
 mod scratch;
+mod suspended;
 
 use std::sync::Arc;
 
@@ -31,6 +32,11 @@ pub async fn accept(pooler: Arc<Pooler>, mut listener: Listener) {
             accepted = listener.accept(&options) => accepted,
             () = &mut closing => return,
         };
+        // Who comes while all are suspended waits, with those that are not accepted yet.
+        tokio::select! {
+            () = pooler.resumed() => {}
+            () = &mut closing => return,
+        }
         let (guard, stream) = enter(&pooler, accepted);
         tokio::spawn(login::serve(Arc::clone(&pooler), guard, stream));
     }

@@ -245,7 +245,7 @@ impl fmt::Display for ScramError {
             Self::Server(what) => write!(f, "bad SCRAM message from server: {what}"),
             // Quoted, because a server may put anything in it.
             Self::ServerRefused(error) => write!(f, "server refused SCRAM login: {error:?}"),
-            Self::WrongServer => f.write_str("SCRAM signature of server does not match the secret"),
+            Self::WrongServer => f.write_str("invalid server signature"),
         }
     }
 }

@@ -129,6 +129,14 @@ impl Login {
     }
 
     fn handle_startup(&mut self, buf: &[u8]) -> Result<(usize, Step), Error> {
+        // No length that is accepted begins with this byte.
+        if buf.first() == Some(&frontend::PASSWORD) {
+            return match Header::read(buf, crate::wire::frame::MESSAGE_LEN_MAX)? {
+                None => Ok((0, Step::More)),
+                Some(header) if header.len > PASSWORD_LEN_MAX => Err(Error::PasswordTooLong),
+                Some(_) => Err(Error::PasswordBeforeStartup),
+            };
+        }
         let Some((packet, len)) = startup::read(buf)? else { return Ok((0, Step::More)) };
         let more = buf.len() > len;
         let step = match packet {
@@ -164,6 +172,13 @@ impl Login {
             None => return Ok((0, Step::More)),
             Some(&frontend::PASSWORD) => {}
             Some(b'X') => return Ok((0, Step::Terminate)),
+            Some(0) => {
+                return match startup::read(buf)? {
+                    None => Ok((0, Step::More)),
+                    Some((StartupPacket::Startup { .. }, _)) => Err(Error::StartupResent),
+                    Some(_) => Err(Error::UnknownPacket),
+                };
+            }
             Some(_) => return Err(Error::UnknownPacket),
         }
         let Some(header) = Header::read(buf, crate::wire::frame::MESSAGE_LEN_MAX)? else { return Ok((0, Step::More)) };
@@ -296,6 +311,15 @@ mod tests {
     }
 
     #[test]
+    fn a_password_before_the_startup() {
+        let early = password("sesame");
+        assert_eq!(Login::default().handle_bytes(&early[..4]), Ok((0, Step::More)));
+        assert_eq!(Login::default().handle_bytes(&early[..5]), Err(Error::PasswordBeforeStartup));
+        assert_eq!(Login::default().handle_bytes(b"p\0\0\xff\xff"), Err(Error::PasswordTooLong));
+        assert!(matches!(Login::default().handle_bytes(b"p\0\0\0\x03"), Err(Error::BadHeader(_))));
+    }
+
+    #[test]
     fn passwords() {
         let secret = || Some(Secret::parse("sesame"));
         let check = |method: Method, message: &[u8], expected: Result<Step, Error>| {
@@ -318,6 +342,10 @@ mod tests {
         let mut login = started();
         login.authenticate("u", Method::Plain(secret())).unwrap();
         assert_eq!(login.handle_bytes(b"Q\0\0\0\x04"), Err(Error::UnknownPacket));
+        let again = startup_bytes(0, false);
+        assert_eq!(login.handle_bytes(&again[..again.len() - 1]), Ok((0, Step::More)));
+        assert_eq!(login.handle_bytes(&again), Err(Error::StartupResent));
+        assert_eq!(login.handle_bytes(b"\0\0\0\x08\x04\xd2\x16\x2f"), Err(Error::UnknownPacket));
         assert_eq!(login.handle_bytes(b"p\0\0\xff\xff"), Err(Error::PasswordTooLong));
         assert_eq!(login.handle_bytes(b"X\0\0\0\x04"), Ok((0, Step::Terminate)));
         assert_eq!(started().authenticate("u", Method::Trust), Ok(Step::Authenticated));

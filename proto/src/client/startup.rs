@@ -1,5 +1,5 @@
 //! What a client asks for in its StartupMessage, checked as PgBouncer does: a parameter that is neither tracked nor
-//! ignored is refused, because the servers of a pool are shared.
+//! ignored is refused, because the servers of a pool are shared, unless it is to be applied to each server of the client.
 
 use crate::error::Error;
 use crate::parameters::{APPLICATION_NAME, ParameterSet, Tracked};
@@ -15,7 +15,7 @@ pub struct Startup {
     pub user: String,
     /// Where to; the user's name if the client did not say.
     pub database: String,
-    /// Values for tracked parameters.
+    /// Values for tracked parameters, and for those that are applied.
     pub parameters: ParameterSet,
     /// Set for a replication connection.
     pub replication: Option<Replication>,
@@ -33,12 +33,37 @@ impl Startup {
     }
 }
 
+/// What becomes of start-up parameters that are not tracked.
+#[derive(Clone, Copy, Debug)]
+pub struct Untracked<'a> {
+    /// Names of those that are dropped.
+    pub ignored: &'a [String],
+    /// The others are applied to the client's servers; else they are refused.
+    pub apply: bool,
+}
+
+impl Untracked<'_> {
+    fn is_ignored(&self, name: &str) -> bool {
+        self.ignored.iter().any(|ignored| ignored.eq_ignore_ascii_case(name))
+    }
+
+    /// Takes over a parameter; false if it must be refused.
+    fn take(&self, name: &str, value: &str, tracked: &Tracked, values: &mut ParameterSet) -> bool {
+        match tracked.position(name) {
+            Some(position) => values.set(position, value),
+            None if self.is_ignored(name) => {}
+            None if self.apply => values.apply(name, value),
+            None => return false,
+        }
+        true
+    }
+}
+
 /// Checks the parameters of a StartupMessage.
 ///
 /// # Errors
 /// What the client is told: a missing user, a name that is too long, a parameter nobody may set here.
-pub fn check(parameters: &[(String, String)], tracked: &Tracked, ignored: &[String]) -> Result<Startup, Error> {
-    let is_ignored = |name: &str| ignored.iter().any(|ignored| ignored.eq_ignore_ascii_case(name));
+pub fn check(parameters: &[(String, String)], tracked: &Tracked, untracked: Untracked<'_>) -> Result<Startup, Error> {
     let (mut user, mut database, mut options) = (None, None, None);
     let replication = read_replication(parameters)?;
     let mut values = ParameterSet::new(tracked);
@@ -47,21 +72,19 @@ pub fn check(parameters: &[(String, String)], tracked: &Tracked, ignored: &[Stri
             "user" => user = Some(value.clone()),
             "database" => database = Some(value.clone()),
             "replication" => {}
-            name if is_ignored(name) || name.starts_with("_pq_.") => {}
+            name if untracked.is_ignored(name) || name.starts_with("_pq_.") => {}
             "options" if replication.is_some() => options = Some(value.clone()),
             "options" => {
                 for (name, value) in read_options(value)? {
-                    match tracked.position(&name) {
-                        Some(position) => values.set(position, &value),
-                        None if is_ignored(&name) => {}
-                        None => return Err(Error::UnsupportedOption(name)),
+                    if !untracked.take(&name, &value, tracked, &mut values) {
+                        return Err(Error::UnsupportedOption(name));
                     }
                 }
             }
-            name => match tracked.position(name) {
-                Some(position) => values.set(position, value),
-                None => return Err(Error::UnsupportedParameter(name.to_owned())),
-            },
+            name if !untracked.take(name, value, tracked, &mut values) => {
+                return Err(Error::UnsupportedParameter(name.to_owned()));
+            }
+            _ => {}
         }
     }
     let user = user.filter(|user| !user.is_empty()).ok_or(Error::NoUserName)?;
@@ -116,8 +139,24 @@ mod tests {
     use super::*;
 
     fn startup(pairs: &[(&str, &str)]) -> Result<Startup, Error> {
+        started(pairs, false)
+    }
+
+    fn started(pairs: &[(&str, &str)], apply: bool) -> Result<Startup, Error> {
         let parameters: Vec<_> = pairs.iter().map(|&(a, b)| (a.to_owned(), b.to_owned())).collect();
-        check(&parameters, &Tracked::new(["IntervalStyle"]), &["extra_float_digits".into(), "geqo".into()])
+        let ignored = ["extra_float_digits".into(), "geqo".into()];
+        check(&parameters, &Tracked::new(["IntervalStyle"]), Untracked { ignored: &ignored, apply })
+    }
+
+    #[test]
+    fn applied() {
+        let options = "-c timezone=CET --Statement-Timeout=1s -c geqo=off";
+        let startup = started(&[("user", "u"), ("search_path", "a, b"), ("geqo", "x"), ("options", options)], true);
+        let parameters = startup.unwrap().parameters;
+        let got = |name| parameters.applied(name);
+        assert_eq!((got("search_path"), got("statement_timeout"), got("geqo")), (Some("a, b"), Some("1s"), None));
+        assert_eq!((parameters.value(2), got("timezone")), (Some("CET"), None));
+        assert_eq!(started(&[("user", "u"), ("options", "-d 3")], true), Err(Error::OptionsForm));
     }
 
     #[test]

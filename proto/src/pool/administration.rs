@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::quota::{self, Scope};
-use super::{Action, Error, Grant, NOBODY, Pool, PoolLimits};
+use super::{Action, Error, Grant, NOBODY, Pool, PoolLimits, ServerId};
 
 impl<S, W> Pool<S, W> {
     /// Takes over changed limits.
@@ -38,17 +38,23 @@ impl<S, W> Pool<S, W> {
 
     /// Closes every server, those in use when they are released; those of replication clients at once, as PgBouncer does.
     pub fn reconnect(&mut self, now: Instant, reason: &Error) {
-        for (index, slot) in self.slots.iter_mut().enumerate() {
-            if let Some(entry) = &mut slot.entry {
-                entry.close_needed = true;
-                if let Some(shared) = &self.shared {
-                    shared.demand(index);
-                }
-            }
-        }
         self.welcome = false;
         self.end_replication(&Error::DatabaseConfigChanged);
-        self.close_all_idle(reason);
+        self.replace(now, |_| true, reason);
+    }
+
+    /// The same for the servers that are `hit`, but those of replication clients are closed when these leave.
+    pub fn replace(&mut self, now: Instant, hit: impl Fn(ServerId) -> bool, reason: &Error) {
+        for index in 0..self.slots.len() {
+            let slot = &mut self.slots[index];
+            let id = ServerId { slot: index as u32, generation: slot.generation };
+            let Some(entry) = slot.entry.as_mut().filter(|_| hit(id)) else { continue };
+            entry.close_needed = true;
+            if let Some(shared) = &self.shared {
+                shared.demand(index);
+            }
+            self.close_idle(index, reason.clone());
+        }
         self.check_launch(now);
     }
 

@@ -62,13 +62,13 @@ impl<S, W> Pool<S, W> {
     /// A connection attempt or login failed.
     pub fn handle_connect_failed(&mut self, now: Instant, id: ServerId, error: &Error) {
         let owner = self.forget(id).and_then(|entry| entry.owner);
-        let is_refused = matches!(error, Error::ServerRefused(_)) && !error.is_temporary();
-        if let (Some(owner), true) = (owner, is_refused) {
+        let is_final = error.ends_logins();
+        if let (Some(owner), true) = (owner, is_final) {
             self.refuse_own(owner, error);
             return self.check_launch(now);
         }
         self.login_failed = Some(LoginFailed { at: now, text: error.to_string() });
-        if is_refused {
+        if is_final {
             while let Some(waiting) = self.pop_waiting(&Purpose::Login) {
                 self.actions.push_back(Action::Grant(waiting.waiter, Grant::Failed(error.clone())));
             }

@@ -115,7 +115,8 @@ impl Login {
     /// Handles the first message in `buf`; returns how many bytes it had.
     ///
     /// # Errors
-    /// Why the login failed: [`Error::ServerRefused`] with the server's own words, or [`Error::ServerLogin`].
+    /// Why the login failed: [`Error::ServerRefused`] with the server's own words, [`Error::ServerAuthentication`] where one
+    /// end cannot prove itself, or [`Error::ServerLogin`].
     pub fn handle_bytes(&mut self, buf: &[u8], tracked: &Tracked) -> Result<(usize, Step), Error> {
         let bad = |text: &'static str| Error::ServerLogin(text.into());
         let header = Header::read(buf, MESSAGE_LEN_MAX).map_err(|_| bad("bad packet from server during login"))?;
@@ -198,7 +199,7 @@ impl Login {
     }
 
     fn handle_authentication(&mut self, request: Authentication<'_>) -> Result<Step, Error> {
-        let failed = |text: String| Error::ServerLogin(format!("server login failed: {text}").into());
+        let failed = |text: String| Error::ServerAuthentication(text.into());
         let (state, message) = match (std::mem::replace(&mut self.state, State::Proved), request) {
             (State::Start | State::Proved, Authentication::Ok) => {
                 self.state = State::Authenticated;

@@ -170,7 +170,8 @@ impl Server {
     pub(super) fn learn(&mut self) {
         for effect in self.outstanding.take_done() {
             if effect.on_server {
-                self.statements.confirm(&effect);
+                let is_last = !self.is_created_again(&effect);
+                self.statements.confirm(&effect, is_last);
             }
             if effect.name.is_some() {
                 self.corrections.push(Correction::Done(effect));
@@ -182,6 +183,14 @@ impl Server {
             let created = skipped.into_iter().filter(|effect| effect.change == Change::Created);
             self.tell_skipped(created.filter_map(|effect| effect.name).collect());
         }
+    }
+
+    /// True when a Parse creates a statement once more that was removed in between: an error may skip it. There is one only
+    /// behind a removal.
+    fn is_created_again(&self, effect: &Effect) -> bool {
+        let (id, outstanding) = (effect.statement.id(), &self.outstanding);
+        let creates = |later: &Effect| later.on_server && later.change == Change::Created && later.statement.id() == id;
+        outstanding.is_removing() && outstanding.effects().any(creates)
     }
 
     fn tell_skipped(&mut self, names: Vec<Arc<[u8]>>) {
@@ -209,6 +218,8 @@ impl Server {
     /// A command is complete that may have removed all prepared statements.
     pub(super) fn completed(&mut self, tag: &[u8]) {
         if ENDS_ALL.contains(&tag) {
+            // At least by the first of the two.
+            self.parameters.doubt_applied();
             self.statements.clear(self.outstanding.effects());
             self.corrections.push(if tag == DISCARD_ALL { Correction::Discarded } else { Correction::AllGone });
             self.tell_skipped(Vec::new());
@@ -227,4 +238,32 @@ const DISCARD_ALL: &[u8] = b"DISCARD ALL\0";
 pub(super) fn ends_all(header: Header, buf: &[u8]) -> bool {
     let is_as_long = ENDS_ALL.iter().any(|tag| header.len as usize == tag.len() + 4);
     is_as_long && buf.get(HEADER_LEN).is_none_or(|&first| first == b'D')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parameters::{ParameterSet, Tracked};
+    use crate::prepared::{Form, Registry};
+
+    #[test]
+    fn a_statement_created_twice_in_a_pipeline_is_certain_when_both_are_answered() {
+        let tracked = Tracked::new([]);
+        let mut server = Server::new(ParameterSet::new(&tracked)).tracking(true);
+        let registry = Arc::new(Registry::default());
+        let [first, other] = [b'a', b'b'].map(|text| registry.intern(Form::Parse(1), &[text, 0, 0, 0]));
+        let mut out = Vec::new();
+        assert_eq!(server.handle_parse(b"s"[..].into(), &first, 1, &mut out), Sent::Parse);
+        assert_eq!(server.handle_use(&other, 1, &mut out), Sent::Parse, "removes the first");
+        assert_eq!(server.handle_use(&first, 1, &mut out), Sent::Parse, "and creates it again");
+        server.handle_request(Request::Sync);
+        let parsed = [kind::PARSE_COMPLETE, 0, 0, 0, 4];
+        let closed = [kind::CLOSE_COMPLETE, 0, 0, 0, 4];
+        for reply in [parsed, parsed, closed] {
+            server.handle_bytes(&reply, &tracked, |_, _| {}).unwrap();
+            assert_eq!(server.handle_use(&first, 1, &mut out), Sent::NotYet);
+        }
+        server.handle_bytes(&parsed, &tracked, |_, _| {}).unwrap();
+        assert_eq!(server.handle_use(&first, 1, &mut out), Sent::Nothing);
+    }
 }

@@ -98,13 +98,13 @@ impl ServerStatements {
         self.known.insert(statement.id(), Known { statement, used, epoch, pending });
     }
 
-    /// A request that was sent is answered.
-    pub(super) fn confirm(&mut self, effect: &Effect) {
+    /// A request that was sent is answered; what is sent behind it creates the statement no further time if it `is_last`.
+    pub(super) fn confirm(&mut self, effect: &Effect, is_last: bool) {
         let id = effect.statement.id();
         match effect.change {
             Change::Created => {
                 self.certain.insert(id, Arc::clone(&effect.statement));
-                if let Some(known) = self.known.get_mut(&id).filter(|known| known.pending == Some(effect.group)) {
+                if let Some(known) = self.known.get_mut(&id).filter(|_| is_last) {
                     known.pending = None;
                 }
             }

@@ -10,6 +10,7 @@ mod execute;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::pipe::Pipe;
+use super::script::PARAMETERS;
 use super::sql::{Statement, Token};
 use crate::wire::backend::{self, ColumnType, kind};
 use crate::wire::error_response::{self, Severity};
@@ -52,7 +53,7 @@ pub(super) struct BackendModel {
     pub(super) name: Option<String>,
 }
 
-/// Names and values of parameters that are reported.
+/// Names and values of parameters; those of scripts are reported.
 pub(super) type Parameters = Vec<(String, String)>;
 
 /// What differs between versions of PostgreSQL.
@@ -436,7 +437,7 @@ impl BackendModel {
             return;
         }
         for (new, old) in self.parameters.iter().zip(&mut self.reported) {
-            if new != old {
+            if new != old && PARAMETERS.iter().any(|(tracked, _)| *tracked == new.0) {
                 backend::parameter_status(&mut self.output, &new.0, &new.1);
                 old.1.clone_from(&new.1);
             }

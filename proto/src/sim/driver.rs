@@ -221,7 +221,7 @@ impl World {
         let cause = match error {
             Error::ServerCrashed => client.checker.killed || client.checker.excused,
             Error::StatementPooling => pool.mode == PoolMode::Statement,
-            Error::InvalidServerParameter => client.bad_start_up,
+            Error::InvalidServerParameter | Error::ParameterRefused(_) => client.bad_start_up,
             // Or another error comes first, which the proxy does not know of yet.
             Error::PreparedMissing | Error::PreparedInUse => client.checker.expects_error("", &self.hits),
             // The COPY has failed, or is about to fail.
@@ -303,13 +303,29 @@ impl World {
             client.phase = Phase::Linked(Link { id, server });
             return Ok(());
         }
-        let sql = core.parameters.set_query(server.core.parameters(), &self.tracked);
         self.pools[client.pool].pool.set_cancelable(id, false);
-        server.core.handle_own_query();
-        frontend::query(&mut server.unsent, &sql.expect("something differs"));
-        client.phase = Phase::Setting(Link { id, server }, None);
-        self.report.sets += 1;
+        self.set_parameters(c, Link { id, server });
         Ok(())
+    }
+
+    /// Takes from the server what was applied for others, or gives it what this client has; links it when it has that.
+    pub(super) fn set_parameters(&mut self, c: usize, mut link: Link) {
+        let client = &mut self.clients[c];
+        let core = client.core.as_mut().expect("a client that claims is welcomed");
+        let server = &mut link.server;
+        let theirs = server.core.parameters();
+        let reset = core.parameters.reset_query(theirs);
+        self.report.parameter_resets += u64::from(reset.is_some());
+        let Some(sql) = reset.or_else(|| core.parameters.set_query(theirs, &self.tracked)) else {
+            core.parameters = theirs.clone();
+            self.pools[client.pool].pool.set_cancelable(link.id, true);
+            client.phase = Phase::Linked(link);
+            return;
+        };
+        server.core.handle_own_query();
+        frontend::query(&mut server.unsent, &sql);
+        client.phase = Phase::Setting(link, None);
+        self.report.sets += 1;
     }
 
     /// Gives the server back, or ends it, where the client and the server stand for that.

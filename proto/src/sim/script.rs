@@ -30,6 +30,10 @@ pub(super) const PARAMETERS: [(&str, [&str; 3]); 3] = [
     ("application_name", ["", "it's", "a\\b"]),
 ];
 
+/// The same for parameters that clients only give at their start-up, and that are not reported.
+pub(super) const APPLIED: [(&str, [&str; 3]); 2] =
+    [("work_mem", ["4MB", "1MB", "64MB"]), ("search_path", ["\"$user\", public", "a, b", "it's \\"])];
+
 /// What kind of client it is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Style {
@@ -127,8 +131,7 @@ impl Writer<'_> {
             0 => format!("error {token}"),
             1 => format!("notice {token}"),
             2 => {
-                let name = self.random.pick(&PARAMETERS).0;
-                format!("show {token} {name}")
+                format!("show {token} {}", self.parameter())
             }
             3 => format!("copyout {token} {} {}", self.random.below(4), size),
             4 => format!("-- {token}"),
@@ -166,8 +169,12 @@ impl Writer<'_> {
 
     fn show(&mut self) {
         let token = self.token();
-        let name = self.random.pick(&PARAMETERS).0;
+        let name = self.parameter();
         self.query(&format!("show {token} {name}"));
+    }
+
+    fn parameter(&mut self) -> &'static str {
+        if self.random.chance(50) { self.random.pick(&PARAMETERS).0 } else { self.random.pick(&APPLIED).0 }
     }
 
     /// Several statements in one query, perhaps a transaction block among them.

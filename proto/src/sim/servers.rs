@@ -114,15 +114,26 @@ impl World {
             }
             OwnQuery::Done(n) => {
                 server.unread.drain(..n);
-                let core = client.core.as_mut().expect("it is linked");
-                core.parameters = server.core.parameters().clone();
-                self.pools[p].pool.set_cancelable(link.id, true);
-                client.phase = Phase::Linked(link);
+                let own = &mut client.core.as_mut().expect("it is linked").parameters;
+                if own.reset_query(server.core.parameters()).is_some() {
+                    server.core.handle_reset(own);
+                } else {
+                    server.core.handle_applied(own);
+                    own.clone_from(server.core.parameters());
+                }
+                self.set_parameters(c, link);
                 self.replies(c)?;
             }
-            OwnQuery::Failed(..) => {
-                self.close_server(p, &link);
-                self.tell(c, &Error::InvalidServerParameter)?;
+            OwnQuery::Failed(n, fields) => {
+                server.unread.drain(..n);
+                let own = &client.core.as_ref().expect("it is linked").parameters;
+                if own.applies_to(server.core.parameters()) {
+                    self.release(p, link)?;
+                    self.tell(c, &Error::ParameterRefused(fields))?;
+                } else {
+                    self.close_server(p, &link);
+                    self.tell(c, &Error::InvalidServerParameter)?;
+                }
                 self.report.sets_failed += 1;
                 self.act(p)?;
             }
@@ -190,6 +201,7 @@ impl World {
             }
             OwnQuery::Done(n) => {
                 server.unread.drain(..n);
+                server.core.doubt_applied();
                 self.release(p, test.link)?;
             }
             OwnQuery::Failed(..) => {

@@ -8,7 +8,8 @@
 //! defer c1q7                fails at commit           notice c1q7            a notice and no rows
 //! begin, commit, rollback   as in PostgreSQL          show c1q7 NAME         the value of a parameter
 //! -- c1q7                   an empty query            discard all            the reset query
-//! deallocate c1q7           DEALLOCATE ALL            set c1q7 NAME=VALUE    (the proxy's own: SET NAME='VALUE')
+//! deallocate c1q7           DEALLOCATE ALL            set c1q7 NAME=VALUE    (the proxy's own: SET NAME='VALUE', and
+//!                                                     SELECT pg_catalog.set_config('NAME','VALUE' or NULL,false))
 //! ```
 //! In a prepared statement, `$1` stands for the token, which comes with Bind: so that clients have statements in common.
 
@@ -40,18 +41,28 @@ impl Token {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Statement {
     Empty,
-    Select { rows: usize, size: usize },
+    Select {
+        rows: usize,
+        size: usize,
+    },
     Error,
     Syntax,
     Defer,
     Begin,
     Commit,
     Rollback,
-    CopyIn { early: bool },
-    CopyOut { rows: usize, size: usize },
+    CopyIn {
+        early: bool,
+    },
+    CopyOut {
+        rows: usize,
+        size: usize,
+    },
     Notice,
     Show(String),
     Set(String, String),
+    /// Without a value: to its default.
+    SetConfig(String, Option<String>),
     Discard,
     Deallocate,
 }
@@ -62,6 +73,7 @@ impl Statement {
         let number = |at: usize| words.get(at).and_then(|word| word.parse().ok()).unwrap_or(0);
         match words.first().copied().unwrap_or_default() {
             "" | "--" => Self::Empty,
+            "SELECT" => read_set_config(sql),
             "select" => Self::Select { rows: number(2), size: number(3) },
             "error" => Self::Error,
             "defer" => Self::Defer,
@@ -94,6 +106,16 @@ impl Statement {
     }
 }
 
+fn read_set_config(sql: &str) -> Statement {
+    let arguments =
+        sql.trim().strip_prefix("SELECT pg_catalog.set_config(").and_then(|sql| sql.strip_suffix(",false)"));
+    match arguments.and_then(|arguments| arguments.split_once(',')) {
+        Some((name, "NULL")) => Statement::SetConfig(unquote(name), None),
+        Some((name, value)) => Statement::SetConfig(unquote(name), Some(unquote(value))),
+        None => Statement::Syntax,
+    }
+}
+
 /// The value of a string literal (manual, sections 4.1.2.1 and 4.1.2.2), or the text itself.
 fn unquote(text: &str) -> String {
     let (escaped, rest) = match text.strip_prefix('E') {
@@ -118,6 +140,11 @@ mod tests {
         set("set c1q2 a=b, c", "b, c");
         set("SET a='b''c'", "b'c");
         set("SET a=E'b''\\\\c'", "b'\\c");
+        let set = |sql, value: Option<&str>| {
+            assert_eq!(Statement::read(sql), Statement::SetConfig("a".into(), value.map(str::to_owned)));
+        };
+        set("SELECT pg_catalog.set_config('a','b, c',false)", Some("b, c"));
+        set("SELECT pg_catalog.set_config('a',NULL,false)", None);
         assert_eq!(Statement::read(" "), Statement::Empty);
     }
 }

@@ -8,7 +8,7 @@ use super::backend::{BackendModel, Dialect, Hits, Parameters};
 use super::checker::Checker;
 use super::pipe::Pipe;
 use super::random::Random;
-use super::script::{self, Kept, PARAMETERS, Segment, Style, Then};
+use super::script::{self, APPLIED, Kept, PARAMETERS, Segment, Style, Then};
 use super::{Options, Report};
 use crate::client::Client;
 use crate::parameters::{ParameterSet, Tracked};
@@ -157,7 +157,7 @@ pub(super) struct Cancel {
 }
 
 fn defaults() -> Parameters {
-    PARAMETERS.iter().map(|(name, values)| ((*name).to_owned(), values[0].to_owned())).collect()
+    PARAMETERS.iter().chain(&APPLIED).map(|(name, values)| ((*name).to_owned(), values[0].to_owned())).collect()
 }
 
 impl World {
@@ -211,9 +211,9 @@ impl World {
         let (database, user) = [(0, 0), (0, 1), (1, 0)][self.pools.len()];
         let limits = self.limits();
         let mut welcome = ParameterSet::new(&self.tracked);
-        for (name, value) in defaults() {
-            let position = self.tracked.position(&name).expect("all of them are tracked");
-            welcome.set(position, &value);
+        for (name, values) in PARAMETERS {
+            let position = self.tracked.position(name).expect("all of them are tracked");
+            welcome.set(position, values[0]);
         }
         let quotas = (Arc::clone(&self.databases[database].quota), Arc::clone(&self.users[user].quota));
         let pool = Pool::new(limits, quotas.0, quotas.1);
@@ -278,6 +278,19 @@ impl World {
                 start_up.set(position, "bad");
             }
         }
+        // Most clients ask for nothing more, as in life.
+        let asks = random.chance(40);
+        for (at, (name, values)) in APPLIED.iter().enumerate().filter(|_| asks) {
+            if random.chance(50) {
+                let value = random.pick(values);
+                start_up.apply(name, value);
+                value.clone_into(&mut parameters[PARAMETERS.len() + at].1);
+            }
+        }
+        let bad_applied = self.faults && random.chance(2);
+        if bad_applied {
+            start_up.apply(APPLIED[0].0, "bad");
+        }
         self.clients.push(SimClient {
             pool,
             life: Life::Talking,
@@ -288,7 +301,7 @@ impl World {
             from_proxy: Pipe::new(capacity),
             checker: Checker::new(client, parameters, self.dialect),
             start_up,
-            bad_start_up,
+            bad_start_up: bad_start_up || bad_applied,
             phase: Phase::Absent,
             core: None,
             unread: Vec::new(),

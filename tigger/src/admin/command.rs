@@ -8,7 +8,8 @@ use tigger_proto::wire::error_response::{self, Severity};
 
 use super::{Access, show};
 use crate::config::ADMIN_DATABASE;
-use crate::pooler::{Phase, Pooler};
+use crate::pooler::Pooler;
+use crate::pooler::shutdown::Phase;
 
 /// A command that is not SHOW.
 struct Command {
@@ -34,6 +35,7 @@ enum Action {
     Resume,
     Reconnect,
     Kill,
+    Suspend,
     Reload,
     Shutdown,
 }
@@ -42,6 +44,7 @@ const COMMANDS: &[Command] = &[
     Command { word: "RELOAD", argument: Argument::None, usage: "RELOAD", action: Action::Reload },
     Command { word: "PAUSE", argument: Argument::Database, usage: "PAUSE [<db>]", action: Action::Pause },
     Command { word: "RESUME", argument: Argument::Database, usage: "RESUME [<db>]", action: Action::Resume },
+    Command { word: "SUSPEND", argument: Argument::None, usage: "SUSPEND", action: Action::Suspend },
     Command { word: "RECONNECT", argument: Argument::Database, usage: "RECONNECT [<db>]", action: Action::Reconnect },
     Command { word: "KILL", argument: Argument::Database, usage: "KILL [<db>]", action: Action::Kill },
     Command {
@@ -151,6 +154,7 @@ async fn act(pooler: &Arc<Pooler>, client: ClientId, action: Action, argument: O
             pooler.shut_down(phase);
             return Ok(());
         }
+        Action::Suspend => return suspend(pooler, client).await,
         Action::Pause | Action::Resume | Action::Reconnect | Action::Kill => {}
     }
     let verb = match action {
@@ -174,6 +178,7 @@ async fn act(pooler: &Arc<Pooler>, client: ClientId, action: Action, argument: O
     );
     let all_paused = || show::names(pooler, argument).iter().all(|name| pooler.database_state(name).is_paused());
     match action {
+        Action::Pause if pooler.suspension.current().is_some() => return Err("already suspended/paused".into()),
         Action::Pause if all_paused() && !show::names(pooler, argument).is_empty() => {
             return Err("already suspended/paused".into());
         }
@@ -184,6 +189,7 @@ async fn act(pooler: &Arc<Pooler>, client: ClientId, action: Action, argument: O
                 return Err("canceled".into());
             }
         }
+        Action::Resume if argument.is_none() && pooler.end_suspension() => {}
         Action::Resume => {
             let any = show::names(pooler, argument).iter().any(|name| pooler.database_state(name).is_paused());
             if !any {
@@ -196,6 +202,27 @@ async fn act(pooler: &Arc<Pooler>, client: ClientId, action: Action, argument: O
         }
         Action::Reconnect => pooler.reconnect(argument),
         _ => pooler.kill(argument),
+    }
+    Ok(())
+}
+
+/// SUSPEND: returns when all clients are.
+async fn suspend(pooler: &Arc<Pooler>, client: ClientId) -> Result<(), Refused> {
+    let names = show::names(pooler, None);
+    let paused = names.iter().filter(|name| pooler.database_state(name).is_paused()).count();
+    if paused > 0 && paused == names.len() {
+        return Err("already suspended/paused".into());
+    }
+    if paused > 0 {
+        return Err("cannot suspend with paused databases".into());
+    }
+    if !pooler.suspend(client) {
+        return Err("already suspended/paused".into());
+    }
+    tracing::info!("SUSPEND command issued");
+    if !pooler.console.wait(client, pooler.suspended()).await {
+        pooler.end_suspension();
+        return Err("canceled".into());
     }
     Ok(())
 }

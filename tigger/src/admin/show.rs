@@ -13,6 +13,7 @@ use tigger_proto::wire::backend::{self, ColumnType};
 use super::PGBOUNCER_VERSION;
 use crate::config::{ADMIN_DATABASE, Choice, Database};
 use crate::net::address::Address;
+use crate::net::resolver::Known;
 use crate::pooler::Pooler;
 use crate::pooler::clients::{ClientInfo, LoggedIn};
 use crate::pooler::pool::{Pool, PoolCore};
@@ -47,6 +48,9 @@ pub(super) const TABLES: &[Table] = &[
                   max_client_connections:i current_client_connections:i paused:i disabled:i",
         rows: databases,
     },
+    Table { name: "DNS_HOSTS", columns: "hostname:s ttl:q addrs:s", rows: dns_hosts },
+    // Zones are not asked for.
+    Table { name: "DNS_ZONES", columns: "zonename:s serial:q count:i", rows: |_| Vec::new() },
     Table { name: "KERNEL_PATH", columns: "name:s value:s", rows: kernel_path },
     Table {
         name: "LATENCIES",
@@ -129,7 +133,8 @@ fn state(pooler: &Arc<Pooler>) -> Vec<Row> {
     let names = names(pooler, None);
     let paused = !names.is_empty() && names.iter().all(|name| pooler.database_state(name).is_paused());
     let yes = |value: bool| if value { "yes" } else { "no" };
-    vec![row!["active", yes(!paused)], row!["paused", yes(paused)], row!["suspended", "no"]]
+    let suspended = pooler.suspension.current().is_some();
+    vec![row!["active", yes(!paused && !suspended)], row!["paused", yes(paused)], row!["suspended", yes(suspended)]]
 }
 
 fn config(pooler: &Arc<Pooler>) -> Vec<Row> {
@@ -480,11 +485,19 @@ fn lists(pooler: &Arc<Pooler>) -> Vec<Row> {
         row!["login_clients", logging_in],
         row!["free_servers", 0],
         row!["used_servers", servers.len()],
-        row!["dns_names", 0],
+        row!["dns_names", pooler.resolver.known(Instant::now()).len()],
         row!["dns_zones", 0],
-        row!["dns_queries", 0],
+        row!["dns_queries", pooler.resolver.queries()],
         row!["dns_pending", 0],
     ]
+}
+
+fn dns_hosts(pooler: &Arc<Pooler>) -> Vec<Row> {
+    let row = |known: Known| {
+        let addresses: Vec<String> = known.addresses.iter().map(|address| address.ip().to_string()).collect();
+        row![known.name, known.lifetime.as_secs(), addresses.join(",")]
+    };
+    pooler.resolver.known(Instant::now()).into_iter().map(row).collect()
 }
 
 /// Counters of each database, of the console too, which PgBouncer counts as one.

@@ -79,6 +79,20 @@ impl Choice for LoadBalanceHosts {
     const WORDS: &'static [(&'static str, Self)] = &[("round-robin", Self::RoundRobin), ("disable", Self::Disable)];
 }
 
+/// What becomes of start-up parameters that are neither tracked nor ignored (`startup_parameters`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum StartupParameters {
+    /// The client is refused, as by PgBouncer.
+    #[default]
+    PgBouncer,
+    /// They are set on each server that the client gets.
+    Apply,
+}
+
+impl Choice for StartupParameters {
+    const WORDS: &'static [(&'static str, Self)] = &[("pgbouncer", Self::PgBouncer), ("apply", Self::Apply)];
+}
+
 /// Whether queries and results may move inside the kernel (`kernel_path`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum KernelPath {

@@ -210,8 +210,8 @@ pub(super) const KEYS: &[Key<Database>] = &[
         kind: Kind::Hosts(Some(|d| &mut d.hosts)),
         doc: "Name or address of the server. A value that starts with `/` is the directory of a unix socket; with `@` the \
               socket is in the abstract namespace. Without a host the unix socket in `unix_socket_dir` is used. A list \
-              separated by commas: see `load_balance_hosts`. A name is looked up each time a server is opened, and all its \
-              addresses are tried.",
+              separated by commas: see `load_balance_hosts`. Of a name with several addresses, each new server begins \
+              with the next one, and tries all; see `dns_max_ttl`.",
     },
     Key {
         name: "port",

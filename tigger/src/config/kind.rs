@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tigger_proto::wire::version::Version;
 
-use super::choice::{AuthType, Choice, KernelPath, LoadBalanceHosts, PoolMode, SslMode};
+use super::choice::{AuthType, Choice, KernelPath, LoadBalanceHosts, PoolMode, SslMode, StartupParameters};
 use super::database::Host;
 use super::secret::Secret;
 
@@ -49,6 +49,8 @@ pub(super) enum Kind<T> {
     PoolModeOverride(Field<T, Option<PoolMode>>),
     /// Choice of one of several hosts.
     LoadBalanceHosts(Field<T, LoadBalanceHosts>),
+    /// What becomes of start-up parameters that are not tracked.
+    StartupParameters(Field<T, StartupParameters>),
     /// Use of the kernel path.
     KernelPath(Field<T, KernelPath>),
     /// Use of the kernel path in place of the more general setting.
@@ -95,6 +97,9 @@ impl<T> Kind<T> {
             Self::PoolMode(field) => choose(field, target, PoolMode::from_word(text)?, |mode| mode),
             Self::PoolModeOverride(field) => choose(field, target, PoolMode::from_word(text)?, Some),
             Self::LoadBalanceHosts(field) => choose(field, target, LoadBalanceHosts::from_word(text)?, |choice| choice),
+            Self::StartupParameters(field) => {
+                choose(field, target, StartupParameters::from_word(text)?, |choice| choice)
+            }
             Self::KernelPath(field) => choose(field, target, KernelPath::from_word(text)?, |choice| choice),
             Self::KernelPathOverride(field) => match KernelPath::from_word(text)? {
                 // Whether a process starts is not a matter of one database or user.
@@ -182,6 +187,7 @@ impl<T> Kind<T> {
             Self::PoolMode(field) => field.is_some(),
             Self::PoolModeOverride(field) => field.is_some(),
             Self::LoadBalanceHosts(field) => field.is_some(),
+            Self::StartupParameters(field) => field.is_some(),
             Self::KernelPath(field) => field.is_some(),
             Self::KernelPathOverride(field) => field.is_some(),
             Self::Version(field) => field.is_some(),
@@ -210,6 +216,7 @@ impl<T> Kind<T> {
             Self::Period(_) => "whole seconds, at least 1".to_owned(),
             Self::PoolMode(_) | Self::PoolModeOverride(_) => words::<PoolMode>(),
             Self::LoadBalanceHosts(_) => words::<LoadBalanceHosts>(),
+            Self::StartupParameters(_) => words::<StartupParameters>(),
             Self::KernelPath(_) => words::<KernelPath>(),
             Self::KernelPathOverride(_) => "`auto`, `off`".to_owned(),
             Self::Version(_) => words::<Version>(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tigger_proto::wire::version::Version;
 
-use super::choice::{AuthType, KernelPath, PoolMode};
+use super::choice::{AuthType, KernelPath, PoolMode, StartupParameters};
 use super::kind::Kind;
 
 mod login;
@@ -40,6 +40,14 @@ settings! {
     autodb_idle_timeout: Duration,
     /// Add the client's address to its `application_name`.
     application_name_add_host: bool,
+    /// Longest time for SUSPEND to send what is pending; `None` = not limited.
+    suspend_timeout: Option<Duration>,
+    /// How long addresses of a host are kept.
+    dns_max_ttl: Duration,
+    /// How long it is kept that a host has no address.
+    dns_nxdomain_ttl: Duration,
+    /// How often the addresses of hosts are looked up again; `None` = only for new servers.
+    dns_zone_check_period: Option<Duration>,
     /// Time after which an unused pool is forgotten; `None` = never.
     pool_idle_timeout: Option<Duration>,
     /// How clients prove who they are.
@@ -118,6 +126,8 @@ settings! {
     server_check_query: Option<String>,
     /// Longest time to connect and log in to a server; `None` = not limited.
     server_connect_timeout: Option<Duration>,
+    /// Sessions end when their server must be replaced.
+    server_fast_close: bool,
     /// Time after which an idle server is closed; `None` = never.
     server_idle_timeout: Option<Duration>,
     /// Age at which an unused server is closed; zero = after one use.
@@ -132,6 +142,8 @@ settings! {
     server_reset_query_always: bool,
     /// Use the server that was idle longest.
     server_round_robin: bool,
+    /// What becomes of start-up parameters that are not tracked.
+    startup_parameters: StartupParameters,
     /// Period of averages and of logged statistics.
     stats_period: Duration,
     /// Users who may run `SHOW` at the admin console.

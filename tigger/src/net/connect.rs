@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::libc;
@@ -10,7 +11,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use super::address::{Address, unix_name};
 use super::stream::Stream;
-use crate::config::{Host, Settings};
+use crate::config::Settings;
 
 /// Options of TCP connections, from the settings `tcp_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,42 +102,47 @@ pub struct Connected {
     pub local: Address,
 }
 
-/// Connects to the server at `host`; of a name's addresses the first that answers. `announce` is told both ends of a TCP
-/// connection before it is opened, if the server is on this host, and what it returns is kept until the end of the call
-/// and given back.
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At the first of these addresses that answers.
+    Tcp(Vec<SocketAddr>),
+    /// At a Unix socket, whose name has this number.
+    Unix(PathBuf, u16),
+}
+
+/// Connects to the server at `place`. `announce` is told both ends of a TCP connection before it is opened, if the server is
+/// on this host, and what it returns is kept until the end of the call and given back.
 ///
 /// # Errors
-/// Those of name resolution and connect(2).
+/// Those of connect(2).
 pub async fn connect<A>(
-    host: &Host,
-    port: u16,
+    place: &Place,
     options: &TcpOptions,
     announce: impl Fn(SocketAddr, SocketAddr) -> Option<A>,
 ) -> io::Result<(Connected, Option<A>)> {
-    match host {
-        Host::Tcp(name) => {
-            let (stream, announced) = connect_tcp(name, port, options, announce).await?;
+    match place {
+        Place::Tcp(addresses) => {
+            let (stream, announced) = connect_tcp(addresses, options, announce).await?;
             options.apply(&stream)?;
             let (remote, local) = (stream.peer_addr()?.into(), stream.local_addr()?.into());
             Ok((Connected { stream: stream.into(), remote, local }, announced))
         }
-        Host::Unix(_) => {
-            let path = host.unix_socket(port).expect("a unix host has a socket");
-            let stream = connect_unix(&path).await?;
-            let address = Address::Unix(port);
+        Place::Unix(path, port) => {
+            let stream = connect_unix(path).await?;
+            let address = Address::Unix(*port);
             Ok((Connected { stream: stream.into(), remote: address, local: address }, None))
         }
     }
 }
 
 async fn connect_tcp<A>(
-    name: &str,
-    port: u16,
+    addresses: &[SocketAddr],
     options: &TcpOptions,
     announce: impl Fn(SocketAddr, SocketAddr) -> Option<A>,
 ) -> io::Result<(TcpStream, Option<A>)> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for server in tokio::net::lookup_host((name, port)).await? {
+    for &server in addresses {
         let (socket, announced) = match bound_socket(server)? {
             Some((socket, ours)) => (socket, announce(server, ours)),
             None => (new_socket(server)?, None),

@@ -45,8 +45,8 @@ pub async fn cancel(pooler: &Arc<Pooler>, key: &[u8]) {
 async fn send(pool: &Pool, server: ServerId, key: &[u8]) -> std::io::Result<()> {
     let config = pool.config();
     let gone = || std::io::Error::from(std::io::ErrorKind::NotConnected);
-    let (host, port) = pool.server_info(server).ok_or_else(gone)?.place(config.database.port);
-    let (connected, _) = connect::connect(&host, port, &config.tcp, |_, _| None::<()>).await?;
+    let info = pool.server_info(server).ok_or_else(gone)?;
+    let (connected, _) = connect::connect(&info.place, &config.tcp, |_, _| None::<()>).await?;
     let mut stream = connected.stream;
     let mut message = Vec::new();
     startup::cancel_request(&mut message, key);

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use atomic_waker::AtomicWaker;
 use tigger_bypass::ClientSlot;
@@ -14,6 +14,7 @@ use tigger_proto::error::Error;
 use tigger_proto::pool::ClientId;
 use tigger_proto::replication::Replication;
 
+use super::activity::{Activity, Doing};
 use super::pool::Pool;
 use crate::net::address::Address;
 
@@ -43,6 +44,10 @@ pub struct ClientInfo {
     /// Serial of the server it is linked to, 0 for none.
     server: AtomicU64,
     end: End,
+    /// Serial of the server with which its session ends, 0 for none.
+    part_from: AtomicU64,
+    /// Number of the last suspension that its task heeds, 0 for none.
+    suspended: AtomicU64,
     take_back: TakeBack,
     /// Its place on the kernel path, from its login on.
     kernel: Mutex<Weak<ClientSlot>>,
@@ -61,80 +66,6 @@ pub struct LoggedIn {
     pub replication: Option<Replication>,
 }
 
-/// What a client does on the user path. PgBouncer calls all but waiting clients active.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activity {
-    /// It is linked to no server.
-    Idle {
-        /// When it got its last reply, or logged in.
-        since: Instant,
-    },
-    /// In the queue for a server.
-    Waiting {
-        /// When it asked.
-        since: Instant,
-    },
-    /// Its server works on requests.
-    Query {
-        /// When they were sent.
-        since: Instant,
-        /// When the transaction began.
-        transaction: Instant,
-    },
-    /// It is in a transaction, and its server owes nothing.
-    InTransaction {
-        /// The last reply.
-        since: Instant,
-        /// When the transaction began.
-        transaction: Instant,
-    },
-    /// It is linked to a server that owes nothing and is in no transaction.
-    Linked,
-}
-
-/// The same in words that others may read while the client's task writes: the times first, then what they are for.
-#[derive(Debug)]
-struct Doing {
-    kind: AtomicU8,
-    /// Nanoseconds since `base`.
-    since: AtomicU64,
-    transaction: AtomicU64,
-    base: Instant,
-}
-
-impl Doing {
-    fn new(now: Instant) -> Self {
-        Self { kind: AtomicU8::new(0), since: AtomicU64::new(0), transaction: AtomicU64::new(0), base: now }
-    }
-
-    fn set(&self, activity: Activity) {
-        let (kind, since, transaction) = match activity {
-            Activity::Idle { since } => (0, since, since),
-            Activity::Waiting { since } => (1, since, since),
-            Activity::Query { since, transaction } => (2, since, transaction),
-            Activity::InTransaction { since, transaction } => (3, since, transaction),
-            Activity::Linked => (4, self.base, self.base),
-        };
-        let nanos = |time: Instant| time.saturating_duration_since(self.base).as_nanos() as u64;
-        self.transaction.store(nanos(transaction), Ordering::Relaxed);
-        self.since.store(nanos(since), Ordering::Relaxed);
-        self.kind.store(kind, Ordering::Release);
-    }
-
-    fn get(&self) -> Activity {
-        let kind = self.kind.load(Ordering::Acquire);
-        let time = |nanos: &AtomicU64| self.base + Duration::from_nanos(nanos.load(Ordering::Relaxed));
-        let (since, transaction) = (time(&self.since), time(&self.transaction));
-        match kind {
-            0 => Activity::Idle { since },
-            1 => Activity::Waiting { since },
-            2 => Activity::Query { since, transaction },
-            3 => Activity::InTransaction { since, transaction },
-            _ => Activity::Linked,
-        }
-    }
-}
-
 /// The notice that it has waited for long.
 #[repr(u8)]
 enum Notice {
@@ -147,7 +78,8 @@ enum Notice {
 struct End {
     asked: AtomicBool,
     reason: Mutex<Option<Error>>,
-    waker: AtomicWaker,
+    /// It stays, however often the task is woken.
+    waker: Mutex<Option<Waker>>,
 }
 
 /// Its server spoke while the kernel path has the pair.
@@ -175,6 +107,8 @@ impl ClientInfo {
             notice_waker: AtomicWaker::new(),
             server: AtomicU64::new(0),
             end: End::default(),
+            part_from: AtomicU64::new(0),
+            suspended: AtomicU64::new(0),
             take_back: TakeBack::default(),
             kernel: Mutex::default(),
         }
@@ -188,6 +122,14 @@ impl ClientInfo {
     /// True for a client of the admin console.
     pub fn is_console(&self) -> bool {
         self.login().is_some_and(|login| login.pool.is_none())
+    }
+
+    /// The user whose timeouts hold for it, after its login. None do for the console; nor for a replication connection, which is
+    /// one query that has no end.
+    pub fn limited_user(&self) -> Option<Arc<str>> {
+        let login = self.login.lock().expect("nobody panics with this lock");
+        let is_limited = |login: &&LoggedIn| login.pool.is_some() && login.replication.is_none();
+        login.as_ref().filter(is_limited).map(|login| Arc::clone(&login.user))
     }
 
     /// Its pool, after its login to a database.
@@ -289,12 +231,42 @@ impl ClientInfo {
     pub fn end(&self, reason: Error) {
         self.end.reason.lock().expect("nobody panics with this lock").get_or_insert(reason);
         self.end.asked.store(true, Ordering::Release);
-        self.end.waker.wake();
+        self.wake();
+    }
+
+    /// The server with this serial must be replaced: if the client is in a session with it, that ends when it is between
+    /// two transactions.
+    pub fn ask_part(&self, server: u64) {
+        self.part_from.store(server, Ordering::Release);
+        self.ask_take_back();
+        self.wake();
+    }
+
+    /// Has its task, which has called [`Self::poll_end`], look at what has changed.
+    pub fn wake(&self) {
+        if let Some(waker) = &*self.end.waker.lock().expect("nobody panics with this lock") {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Its task heeds the suspension of this number; false if that is known.
+    pub fn set_suspended(&self, number: u64) -> bool {
+        self.suspended.swap(number, Ordering::AcqRel) != number
+    }
+
+    /// True when its task heeds the suspension of this number, or need not: it is not logged in, or the console's.
+    pub fn is_suspended(&self, number: u64) -> bool {
+        self.suspended.load(Ordering::Acquire) == number || self.pool().is_none()
+    }
+
+    /// For the client's task, which has called [`Self::poll_end`]: true after [`Self::ask_part`] for this server.
+    pub fn must_part(&self, server: u64) -> bool {
+        self.part_from.load(Ordering::Acquire) == server
     }
 
     /// For the client's task: why it must end. Wakes the task when that changes.
     pub fn poll_end(&self, cx: &Context<'_>) -> Poll<Error> {
-        self.end.waker.register(cx.waker());
+        *self.end.waker.lock().expect("nobody panics with this lock") = Some(cx.waker().clone());
         self.ended().map_or(Poll::Pending, Poll::Ready)
     }
 
@@ -386,10 +358,14 @@ impl Clients {
 
     /// All, in the order they came.
     pub fn all(&self) -> Vec<Arc<ClientInfo>> {
-        let mut all: Vec<_> =
-            self.inner.lock().expect("nobody panics with this lock").by_id.values().cloned().collect();
-        all.sort_by_key(|info| info.id);
+        let mut all = self.unordered();
+        all.sort_unstable_by_key(|info| info.id);
         all
+    }
+
+    /// All, for who looks at them often.
+    pub fn unordered(&self) -> Vec<Arc<ClientInfo>> {
+        self.inner.lock().expect("nobody panics with this lock").by_id.values().cloned().collect()
     }
 
     /// How many.

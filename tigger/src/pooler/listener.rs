@@ -5,6 +5,7 @@
 //! server is lost, or a client does not take what comes for it, the client is disconnected, as it would be without a pooler.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::task::Context;
 use std::time::Instant;
@@ -243,7 +244,7 @@ impl Task {
                     Some(ask) => self.handle(ask).await?,
                     None => return Ok(()),
                 },
-                read = self.stream.read_more(&mut self.unread) => match read {
+                read = self.read() => match read {
                     Ok(0) | Err(_) => return Err(Error::ServerCrashed),
                     Ok(_) => {}
                 },
@@ -253,6 +254,14 @@ impl Task {
                 return Ok(());
             }
         }
+    }
+
+    /// Not while all clients are suspended, who take nothing.
+    async fn read(&mut self) -> io::Result<usize> {
+        if let Some(pooler) = self.pool.pooler() {
+            pooler.resumed().await;
+        }
+        self.stream.read_more(&mut self.unread).await
     }
 
     async fn handle(&mut self, ask: Ask) -> Result<(), Error> {

@@ -21,7 +21,7 @@ use super::server_conn::{ServerConn, ServerInfo};
 use crate::config::{Database, Host};
 use crate::kernel_path::KernelServer;
 use crate::net::address::Address;
-use crate::net::connect::{self, Connected};
+use crate::net::connect::{self, Connected, Place};
 use crate::net::stream::Stream;
 use crate::process::{self, unix_micros};
 
@@ -103,6 +103,8 @@ pub(super) struct LoggedIn {
     key: Box<[u8]>,
     replication: Option<Replication>,
     serial: u64,
+    /// Where a cancel request for it goes.
+    place: Place,
     remote: Address,
     local: Address,
 }
@@ -113,6 +115,7 @@ impl LoggedIn {
         ServerInfo {
             serial: self.serial,
             host: host.clone(),
+            place: self.place.clone(),
             remote: self.remote,
             local: self.local,
             connected_at: unix_micros(),
@@ -135,8 +138,9 @@ pub(super) async fn log_in<A>(
     announce: impl Fn(SocketAddr, SocketAddr) -> Option<A>,
 ) -> Result<(LoggedIn, Option<A>), Error> {
     let database = &config.database;
+    let place = pool.place(host, database.port).await?;
     let (Connected { mut stream, remote, local }, expected) =
-        connect::connect(host, database.port, &config.tcp, announce).await.map_err(|error| {
+        connect::connect(&place, &config.tcp, announce).await.map_err(|error| {
             let (name, user) = (&pool.database, &pool.user);
             tracing::warn!("S: {name}/{user}@{host}:{} connect failed: {error}", database.port);
             Error::ConnectFailed
@@ -173,7 +177,9 @@ pub(super) async fn log_in<A>(
                 }
             }
             Step::Ready(welcome, key) => {
-                let logged_in = LoggedIn { stream, unread: buffer, welcome, key, replication, serial, remote, local };
+                let place = remote.socket_addr().map_or(place, |address| Place::Tcp(vec![address]));
+                let logged_in =
+                    LoggedIn { stream, unread: buffer, welcome, key, replication, serial, place, remote, local };
                 return Ok((logged_in, expected));
             }
         }
@@ -185,7 +191,9 @@ fn parameters<'a>(pool: &'a Pool, database: &'a Database, own: Option<&'a Startu
     let mut parameters = vec![("user", &*pool.user), ("database", database.server_dbname())];
     let value = |position| own?.parameters.value(position);
     let names = pool.tracked.names().enumerate();
-    let values: Vec<_> = names.filter_map(|(position, name)| Some((name, value(position)?))).collect();
+    let tracked = names.filter_map(|(position, name)| Some((name, value(position)?)));
+    let applied = own.into_iter().flat_map(|own| own.parameters.all_applied());
+    let values: Vec<_> = tracked.chain(applied).collect();
     let is_said = |name: &str| values.iter().any(|(said, _)| said.eq_ignore_ascii_case(name));
     for (name, value) in database.startup_parameters() {
         if !is_said(name) {

@@ -296,6 +296,17 @@ impl Pool {
         self.servers.lock().expect("nobody panics with this lock").get(&id).cloned()
     }
 
+    /// The servers of which this holds.
+    pub(super) fn servers_of(&self, holds: impl Fn(&ServerInfo) -> bool) -> Vec<ServerId> {
+        let servers = self.servers.lock().expect("nobody panics with this lock");
+        servers.iter().filter(|(_, info)| holds(info)).map(|(id, _)| *id).collect()
+    }
+
+    /// What all pools share; `None` at the end of the process.
+    pub(super) fn pooler(&self) -> Option<Arc<Pooler>> {
+        self.pooler.upgrade()
+    }
+
     /// Enters a server for the console.
     pub fn enter_server(&self, id: ServerId, info: Arc<ServerInfo>) {
         self.servers.lock().expect("nobody panics with this lock").insert(id, info);

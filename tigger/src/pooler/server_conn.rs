@@ -19,6 +19,7 @@ use super::idle_watch::IdleWatch;
 use crate::config::Host;
 use crate::kernel_path::{KernelServer, Resumed};
 use crate::net::address::Address;
+use crate::net::connect::Place;
 use crate::net::stream::Stream;
 
 /// A server that is logged in. It moves: in the pool while idle, with its client's task while linked.
@@ -51,6 +52,8 @@ pub struct ServerInfo {
     pub serial: u64,
     /// Where it is, by the configuration.
     pub host: Host,
+    /// Where another connection to the same server goes: of a name with several addresses, to that one.
+    pub place: Place,
     /// The server's end.
     pub remote: Address,
     /// Our end.
@@ -72,14 +75,6 @@ pub struct ServerInfo {
 }
 
 impl ServerInfo {
-    /// Where another connection to the same server goes: of a name with several addresses, to that one.
-    pub fn place(&self, port: u16) -> (Host, u16) {
-        match self.remote.socket_addr() {
-            Some(address) => (Host::Tcp(address.ip().to_string()), address.port()),
-            None => (self.host.clone(), port),
-        }
-    }
-
     /// What the kernel path does with it.
     pub fn kernel(&self) -> Option<Arc<ServerSlot>> {
         self.kernel.lock().expect("nobody panics with this lock").upgrade()

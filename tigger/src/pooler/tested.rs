@@ -37,6 +37,8 @@ impl Pool {
         self.runtime().spawn(async move {
             let sql = pool.config().reset_query.clone().unwrap_or_default();
             let result = pool.run_own(&mut server, "reset", &sql).await;
+            // Whether it did depends on the query.
+            server.server.doubt_applied();
             pool.end_test(server, result);
         });
     }

@@ -1,6 +1,6 @@
 //! Who takes too long: queries, transactions, idleness in and out of them, on both paths.
 //!
-//! The janitor looks at all clients ten times a second and ends those that are overdue; their tasks tell them and close
+//! The janitor looks at all clients twenty times a second and ends those that are overdue; their tasks tell them and close
 //! their servers. It looks only where something is limited.
 
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use tigger_proto::error::Error;
 use tigger_proto::pool::Purpose;
 
 use super::Pooler;
-use super::clients::{Activity, ClientInfo, LoggedIn};
+use super::activity::Activity;
+use super::clients::ClientInfo;
 use crate::config::Config;
 
 /// How long a client may take for what; `None` = for ever.
@@ -76,11 +77,9 @@ impl Pooler {
         if !Timeouts::any(&config) {
             return;
         }
-        for info in self.clients.all() {
-            // A replication connection is one query that has no end.
-            let is_limited = |login: &LoggedIn| login.pool.is_some() && login.replication.is_none();
-            let Some(login) = info.login().filter(is_limited) else { continue };
-            let timeouts = Timeouts::of(&config, &login.user);
+        for info in self.clients.unordered() {
+            let Some(user) = info.limited_user() else { continue };
+            let timeouts = Timeouts::of(&config, &user);
             if let Some(reason) = timeouts.overdue(activity(&info), now) {
                 info.end(reason);
             }

@@ -26,7 +26,8 @@ use super::scratch::{CARRY_LEN_MAX, Pending, Scratch};
 use crate::kernel_path::KernelClient;
 use crate::net::stream::Stream;
 use crate::pooler::Pooler;
-use crate::pooler::clients::{Activity, Guard};
+use crate::pooler::activity::Activity;
+use crate::pooler::clients::Guard;
 use crate::pooler::pool::Pool;
 use crate::pooler::server_conn::ServerConn;
 use crate::process::unix_micros;
@@ -147,21 +148,29 @@ impl ClientConn {
 
     /// Gets a server with this client's parameters.
     async fn acquire_ready(&mut self, asked: Instant) -> Result<Box<ServerConn>, Farewell> {
-        let server = self.acquire(asked).await?;
-        if self.client.parameters.served_by(server.server.parameters()) {
-            return Ok(server);
+        loop {
+            let server = self.acquire(asked).await?;
+            if self.client.parameters.served_by(server.server.parameters()) {
+                return Ok(server);
+            }
+            if let Some(server) = self.reset_parameters(server).await {
+                return self.set_parameters(server).await;
+            }
         }
-        self.set_parameters(server).await
     }
 
     /// Waits until a request needs a server, or the kernel path gives one back with the client.
     async fn idle(&mut self) -> Result<Next, Farewell> {
         let limits = self.pool.link_rules().limits;
         loop {
-            if !self.carry.is_empty()
+            let is_suspended = self.pooler.suspension.current().is_some();
+            if (is_suspended || !self.carry.is_empty())
                 && let Some(link) = self.reclaim().await?
             {
                 return Ok(Next::TakenBack(Box::new(link)));
+            }
+            if is_suspended {
+                std::future::poll_fn(|cx| self.poll_resumed(cx)).await?;
             }
             match self.client.handle_bytes_unlinked(&self.carry, limits).map_err(Farewell::Told)? {
                 FromClient::NeedServer => return Ok(Next::Request),
@@ -182,6 +191,9 @@ impl ClientConn {
             let taken = std::future::poll_fn(|cx| {
                 if let Some(reason) = self.guard.info.ended() {
                     return Poll::Ready(Err(Farewell::Told(reason)));
+                }
+                if self.pooler.suspension.current().is_some() {
+                    return Poll::Ready(Ok(None));
                 }
                 if self.kernel.is_some() && self.guard.info.poll_take_back(cx).is_ready() {
                     match self.take_back() {
@@ -299,6 +311,11 @@ impl ClientConn {
         if let Some(reason) = self.guard.info.ended() {
             return Poll::Ready(Farewell::Told(reason));
         }
+        match self.poll_resumed(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(farewell)) => return Poll::Ready(farewell),
+            Poll::Pending => return Poll::Pending,
+        }
         if self.guard.info.poll_notice(cx).is_ready() {
             let mut notice = Vec::new();
             error_response::write(&mut notice, Severity::Notice, "00000", WAIT_NOTICE);
@@ -342,22 +359,47 @@ impl ClientConn {
         Some(server)
     }
 
-    /// Gives the server this client's values of the tracked parameters.
+    /// Takes from the server what was applied for other clients. A server that does not give it up is closed, and the next
+    /// one is tried: this client has nothing to do with it.
+    async fn reset_parameters(&mut self, mut server: Box<ServerConn>) -> Option<Box<ServerConn>> {
+        let own = &self.client.parameters;
+        let Some(sql) = own.reset_query(server.server.parameters()) else { return Some(server) };
+        let failure = match server.run(&sql, &self.pool.tracked).await {
+            Ok(Ok(())) => {
+                server.server.handle_reset(own);
+                return Some(server);
+            }
+            Ok(Err(fields)) => Error::ServerProtocol(format!("parameter cannot be reset: {}", fields.message).into()),
+            Err(error) => error,
+        };
+        self.guard.info.set_server(0);
+        self.pool.close(server, &failure);
+        None
+    }
+
+    /// Gives the server this client's values of the tracked parameters, and of those that are applied.
     async fn set_parameters(&mut self, mut server: Box<ServerConn>) -> Result<Box<ServerConn>, Farewell> {
         let tracked = &self.pool.tracked;
-        if let Some(sql) = self.client.parameters.set_query(server.server.parameters(), tracked) {
-            let failure = match server.run(&sql, tracked).await {
-                Ok(Ok(())) => None,
+        let own = &self.client.parameters;
+        if let Some(sql) = own.set_query(server.server.parameters(), tracked) {
+            match server.run(&sql, tracked).await {
+                Ok(Ok(())) => server.server.handle_applied(own),
                 Ok(Err(fields)) => {
                     tracing::info!("{}: server refused a parameter: {}", self.name(), fields.message);
-                    Some(Error::InvalidServerParameter)
+                    self.guard.info.set_server(0);
+                    if own.applies_to(server.server.parameters()) {
+                        // All of the query is undone: the server is as good as it was.
+                        self.pool.release(Instant::now(), server);
+                        return Err(Farewell::Told(Error::ParameterRefused(fields)));
+                    }
+                    self.pool.close(server, &Error::InvalidServerParameter);
+                    return Err(Farewell::Told(Error::InvalidServerParameter));
                 }
-                Err(error) => Some(error),
-            };
-            if let Some(error) = failure {
-                self.guard.info.set_server(0);
-                self.pool.close(server, &error);
-                return Err(Farewell::Told(error));
+                Err(error) => {
+                    self.guard.info.set_server(0);
+                    self.pool.close(server, &error);
+                    return Err(Farewell::Told(error));
+                }
             }
         }
         self.pool.run(|core| core.set_cancelable(server.id, true));

@@ -45,6 +45,9 @@ impl ClientConn {
     /// Sends the requests in `carry` over the link and leaves the pair to the kernel path, if it can have it. Gives the link
     /// back if it cannot.
     pub(super) fn push(&mut self, mut link: Link) -> Result<Option<Link>, Farewell> {
+        if self.pooler.suspension.current().is_some() {
+            return Ok(Some(link));
+        }
         let Some(requests) = self.pushable(&mut link) else { return Ok(Some(link)) };
         let (Some(client), Some(shared)) = (&mut self.kernel, self.pool.shared()) else { return Ok(Some(link)) };
         let id = link.server.id;

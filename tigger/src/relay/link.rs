@@ -16,7 +16,8 @@ use tigger_proto::wire::frontend::TERMINATE;
 use super::client::ClientConn;
 use super::scratch::{Pending, Scratch};
 use crate::kernel_path::Resumed;
-use crate::pooler::clients::{Activity, ClientInfo};
+use crate::pooler::activity::Activity;
+use crate::pooler::clients::ClientInfo;
 use crate::pooler::pool::{LinkRules, Pool};
 use crate::pooler::server_conn::ServerConn;
 use crate::pooler::stats::Tally;
@@ -41,7 +42,7 @@ pub(super) enum LinkEnd {
 /// The linked server and what travels to it.
 pub(super) struct Link {
     pub(super) server: Box<ServerConn>,
-    to_server: Pending,
+    pub(super) to_server: Pending,
     pub(super) rules: LinkRules,
     /// The client's carry holds messages that were not walked yet, not only an unfinished header.
     unwalked: bool,
@@ -88,7 +89,13 @@ impl Link {
         if let Some(reason) = client.guard.info.ended() {
             return Poll::Ready(LinkEnd::ClientFails(reason));
         }
+        if let Some(number) = client.pooler.suspension.current() {
+            return self.poll_suspended(client, cx, number);
+        }
         loop {
+            if self.must_part(client) {
+                return Poll::Ready(LinkEnd::ServerFails(Error::DatabaseConfigChanged));
+            }
             match self.poll_both(client, cx) {
                 Ok(true) if self.is_over(client) => return Poll::Ready(LinkEnd::Released),
                 Ok(true) if self.may_hand_over(client) => return Poll::Ready(LinkEnd::HandedOver),
@@ -117,6 +124,15 @@ impl Link {
         self.server.server.is_idle() && self.may_part(client)
     }
 
+    /// A session is over when its server must be replaced at once, as soon as no transaction is lost (`server_fast_close`).
+    fn must_part(&self, client: &ClientConn) -> bool {
+        self.is_parting(client) && self.server.server.is_idle() && self.is_whole(client)
+    }
+
+    fn is_parting(&self, client: &ClientConn) -> bool {
+        self.rules.mode == PoolMode::Session && client.guard.info.must_part(self.server.info.serial)
+    }
+
     /// Where the pair stays together, the kernel path may have both between two requests: in session mode; and in a
     /// transaction whose replies can only come this way.
     fn may_hand_over(&self, client: &ClientConn) -> bool {
@@ -128,6 +144,7 @@ impl Link {
         };
         is_carried
             && !client.is_listening()
+            && !self.is_parting(client)
             && self.tally.query_count > 0
             && self.server.server.is_between_requests()
             && self.is_whole(client)

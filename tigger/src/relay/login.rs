@@ -8,7 +8,7 @@ use tigger_bypass::Ends;
 use tigger_proto::cancel::CancelKey;
 use tigger_proto::client::Client;
 use tigger_proto::client::login::{Login, Step};
-use tigger_proto::client::startup::{self, Startup};
+use tigger_proto::client::startup::{self, Startup, Untracked};
 use tigger_proto::error::{Error, Level};
 use tigger_proto::parameters::{APPLICATION_NAME, ParameterSet, Tracked};
 use tigger_proto::pool::{Grant, Purpose};
@@ -21,14 +21,15 @@ use tokio::sync::oneshot;
 use super::client::{ClientConn, say_goodbye};
 use super::scratch::Pending;
 use crate::admin;
-use crate::config::{ADMIN_DATABASE, AuthType, Config};
+use crate::config::{ADMIN_DATABASE, AuthType, Config, StartupParameters};
 use crate::kernel_path::KernelClient;
 use crate::net::stream::Stream;
 use crate::pooler::clients::{ClientInfo, Guard, LoggedIn, Quotas};
 use crate::pooler::pool::Pool;
 use crate::pooler::server_conn::ServerConn;
+use crate::pooler::shutdown::Phase;
 use crate::pooler::stats::Tally;
-use crate::pooler::{Phase, Pooler, cancel};
+use crate::pooler::{Pooler, cancel};
 use crate::process;
 
 /// Serves a client from accept to close.
@@ -145,7 +146,11 @@ impl Attempt<'_> {
 
     fn check_startup(&self, parameters: &[(String, String)]) -> Result<Startup, Error> {
         let settings = &self.pooler.config().settings;
-        let mut startup = startup::check(parameters, &self.pooler.tracked, &settings.ignore_startup_parameters)?;
+        let untracked = Untracked {
+            ignored: &settings.ignore_startup_parameters,
+            apply: settings.startup_parameters == StartupParameters::Apply,
+        };
+        let mut startup = startup::check(parameters, &self.pooler.tracked, untracked)?;
         if settings.application_name_add_host {
             let pid = self.stream.peer_cred().and_then(|peer| peer.pid());
             startup.add_host(&self.guard.info.remote.details(pid));
@@ -175,6 +180,9 @@ impl Attempt<'_> {
             self.guard.count(client_quotas(&config, startup))?;
         }
         let method = if is_console && admin::is_local_admin(&self.stream, &startup.user) {
+            if config.settings.log_connections {
+                tracing::info!("C-{:#x}: {} pgbouncer access from unix socket", self.guard.info.id.0, startup.user);
+            }
             tigger_proto::client::login::Method::Trust
         } else {
             self.pooler.users().method(config.settings.auth_type, &startup.user, &process::random()?)
@@ -400,14 +408,17 @@ impl Drop for Queued {
     }
 }
 
-/// The server's parameters with the client's own values of those that are tracked.
+/// The server's parameters with the client's own values of those that are tracked or applied.
 fn client_parameters(welcome: &Welcome, own: &ParameterSet, tracked: &Tracked) -> Vec<(String, String)> {
     welcome
         .parameters
         .iter()
         .map(|(name, value)| {
-            let value = tracked.position(name).and_then(|position| own.value(position)).unwrap_or(value);
-            (name.clone(), value.to_owned())
+            let own = match tracked.position(name) {
+                Some(position) => own.value(position),
+                None => own.applied(name),
+            };
+            (name.clone(), own.unwrap_or(value).to_owned())
         })
         .collect()
 }

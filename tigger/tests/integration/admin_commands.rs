@@ -33,6 +33,7 @@ fn pause_waits_for_transactions_then_clients_wait_for_resume() {
         assert_eq!(client.query("commit").status, b'I');
         assert_eq!(join(pause).tags, ["PAUSE"]);
         assert!(console.table("SHOW SERVERS").rows.is_empty(), "servers are closed");
+        until_logged(&proxy, "closing because: pause mode");
         assert_eq!(console.pool("postgres", "cl_waiting"), 1);
         client.start("select 'client'");
         console.until_pool("postgres", "cl_waiting", 2);

@@ -1,6 +1,6 @@
 //! How clients prove who they are to the proxy, and what they are told when they cannot.
 
-use tigger_testkit::{Conninfo, Postgres, ProxyOptions, Psql};
+use tigger_testkit::{Conninfo, Postgres, ProxyOptions, Psql, skipped};
 use tokio_postgres::{Config, NoTls};
 
 use crate::support::{Console, assert_failed, options, own_postgres, postgres, proxy};
@@ -129,6 +129,20 @@ fn an_unknown_database_is_told_only_after_the_password() {
 }
 
 #[test]
+fn a_sasl_mechanism_that_was_not_offered() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = proxy(&guarded(postgres, "scram-sha-256", "geheim"));
+    for mechanism in ["SCRAM-SHA-1", "SCRAM-SHA-256-PLUS", ""] {
+        let mut wire = Wire::connect(&proxy);
+        wire.send_raw(&crate::wire::startup(3 << 16, &[("user", "alice"), ("database", "postgres")]));
+        assert_eq!(wire.message(), Some((b'R', b"\0\0\0\x0aSCRAM-SHA-256\0\0".to_vec())));
+        wire.send(b'p', &[cstr(mechanism), b"\0\0\0\x08n,,n=,r=".to_vec()].concat());
+        let text = "client selected an invalid SASL authentication mechanism";
+        assert_eq!(wire.last_words(), Refusal::fatal(text), "{mechanism:?}");
+    }
+}
+
+#[test]
 fn a_forced_user_and_its_password() {
     let Some(postgres) = postgres() else { return };
     postgres.psql("drop role if exists forced_user; create role forced_user login password 'their secret'").unwrap();
@@ -181,11 +195,42 @@ fn unix_sockets_on_both_sides() {
     assert_eq!(refused, Refusal::fatal("\"trust\" authentication failed"));
 }
 
+/// Over the Unix socket, the user `pgbouncer` of the account that runs the proxy is its administrator without a password,
+/// whatever the others must show, and nobody else is.
+#[test]
+fn our_own_account_is_the_administrator() {
+    let Some(postgres) = postgres() else { return };
+    for auth_type in ["trust", "plain", "md5", "scram-sha-256"] {
+        let proxy = proxy(&guarded(postgres, auth_type, "geheim").setting("admin_users", ""));
+        let socket = Conninfo::new(&proxy.socket_dir().to_string_lossy(), proxy.port()).password("geheim");
+        let psql = |user, database| Psql::new(socket.clone().user(user).dbname(database));
+        let state = psql("pgbouncer", "pgbouncer").table("SHOW STATE").unwrap();
+        assert_eq!(&state.find("key", "active").unwrap()["value"], "yes");
+        // It may do more than look.
+        assert_eq!(psql("pgbouncer", "pgbouncer").run(&["PAUSE", "RESUME"]).unwrap().status.code(), Some(0));
+        assert_eq!(proxy.log().matches("pgbouncer access from unix socket").count(), 2);
+        let refused = match auth_type {
+            "trust" => "FATAL:  \"trust\" authentication failed",
+            "scram-sha-256" => "FATAL:  SASL authentication failed",
+            _ => "FATAL:  password authentication failed",
+        };
+        // The name is worth nothing in other databases, over TCP, nor from another account; the account alone neither.
+        assert_failed(&psql("pgbouncer", "postgres").run(&["select 1"]).unwrap(), refused);
+        let tcp = Psql::new(proxy.conninfo().user("pgbouncer").dbname("pgbouncer").password("geheim"));
+        assert_failed(&tcp.run(&["SHOW STATE"]).unwrap(), refused);
+        assert_failed(&psql("alice", "pgbouncer").run(&["SHOW STATE"]).unwrap(), "FATAL:  not allowed");
+        match psql("pgbouncer", "pgbouncer").as_other_account().unwrap() {
+            Some(other) => assert_failed(&other.run(&["SHOW STATE"]).unwrap(), refused),
+            None => skipped("our_own_account_is_the_administrator", "only root can be another account"),
+        }
+    }
+}
+
 #[test]
 fn ipv6_on_both_sides() {
     let Some(postgres) = own_postgres() else { return };
     if !postgres.log().contains("listening on IPv6 address \"::1\"") {
-        tigger_testkit::skipped("ipv6_on_both_sides", "there is no ::1");
+        skipped("ipv6_on_both_sides", "there is no ::1");
         return;
     }
     let server = format!("* = host=::1 port={}", postgres.port());

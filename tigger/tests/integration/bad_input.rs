@@ -64,7 +64,7 @@ fn instead_of_a_startup_packet() {
             check(b"\x80\0\0\0\0\x03\0\0", "bad packet header: '8000000000030000'");
             check(&packet(2 << 16, b"postgres\0"), "old V2 protocol not supported");
             check(&packet(7 << 16, b"user\0x\0\0"), "bad packet header: '0000001000070000'");
-            check(&message(b'p', &cstr("password")), "bad packet header: '700000000d706173'");
+            check(&message(b'p', &cstr("password")), "client password pkt before startup packet");
             check(&message(b'Q', &cstr("select 1")), "bad packet header: '510000000d73656c'");
             let layout = "invalid startup packet layout: expected terminator as last byte";
             check(&packet(V3, b"user\0postgres\0"), layout);
@@ -73,6 +73,7 @@ fn instead_of_a_startup_packet() {
             check(&packet(V3, b"user\0\xff\xfe\0\0"), layout);
             check(&startup(V3, &[("database", "postgres")]), "no username supplied");
             check(&startup(V3, &[("user", &"u".repeat(200))]), "username too long");
+            check(&startup(V3, &[("user", "u"), ("database", &"d".repeat(200))]), "database name too long");
             check(&packet(CANCEL_REQUEST, b""), "bad cancel request");
         },
     );
@@ -142,7 +143,8 @@ fn out_of_order_during_the_login() {
         until_logged(&proxy, &format!("closing because: {text}"));
     };
     check(&message(b'Q', &cstr("select 1")), "unknown pkt");
-    check(&startup(V3, POSTGRES), "unknown pkt");
+    check(&startup(V3, POSTGRES), "client re-sent startup pkt");
+    check(&packet(SSL_REQUEST, b""), "unknown pkt");
     check(&message(b'p', &[b'x'; 20_000]), "password too long");
     check(&message(b'p', b"no terminator"), "failed to parse packet");
     check(b"p\0\0\0\x03", "bad packet header: '7000000003'");

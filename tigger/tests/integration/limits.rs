@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use tigger_testkit::{Postgres, ProxyOptions, Psql};
 
-use crate::support::{Console, assert_failed, options, postgres, proxy, until_logged};
+use crate::prepared::{bind, execute, parse, sync};
+use crate::support::{Console, assert_failed, assert_kernel_path_used, options, postgres, proxy, until_logged};
 use crate::wire::{POSTGRES, Refusal, Wire};
 
 #[test]
@@ -273,5 +274,26 @@ fn a_pool_size_of_its_own() {
             counts == [size, 6 - size]
         };
         crate::support::until("the pool is full and the others wait", || is_full(&mut console));
+    }
+}
+
+#[test]
+fn disable_pqexec() {
+    let Some(postgres) = postgres() else { return };
+    for path in ["off", "auto"] {
+        let proxy = proxy(&options(postgres).setting("disable_pqexec", "1").setting("kernel_path", path));
+        let mut console = Console::new(&proxy);
+        for prelude in [None, Some("begin"), Some("select 1")] {
+            let mut wire = Wire::new(&proxy);
+            for sql in ["select 2", "select 3", "select 4"].into_iter().chain(prelude) {
+                wire.send_raw(&[parse("", sql), bind("", &[]), execute(), sync()].concat());
+                assert_eq!(wire.reply().refusal, None, "{sql}");
+            }
+            wire.start("select 5");
+            assert_eq!(wire.last_words(), Refusal::fatal("PQexec disallowed"), "{path}, behind {prelude:?}");
+        }
+        until_logged(&proxy, "closing because: PQexec disallowed");
+        console.until_quiet("postgres");
+        assert_kernel_path_used(&mut console);
     }
 }

@@ -1,10 +1,10 @@
 //! Many clients at once: what an idle one costs, and what happens when there is no room for one more.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::fs;
 
 use tigger_testkit::{Proxy, raise_fd_limit};
 
-use crate::support::{Console, options, postgres, proxy, proxy_by, until, until_logged};
+use crate::support::{self, Console, options, postgres, proxy, proxy_by, until, until_logged};
 use crate::wire::{POSTGRES, Wire};
 
 #[test]
@@ -39,8 +39,8 @@ fn thousands_of_idle_clients_cost_little_and_all_work() {
 /// A program that starts Tigger with at most 72 open files.
 fn starved(postgres: &tigger_testkit::Postgres) -> Proxy {
     let script = std::env::temp_dir().join(format!("tigger-it-starved-{}", std::process::id()));
-    fs::write(&script, format!("#!/bin/sh\nulimit -n 72\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_tigger"))).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let text = format!("#!/bin/sh\nulimit -n 72\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_tigger"));
+    assert!(support::script(&script, &text).status.success());
     let options = options(postgres).pool_size(2).setting("max_client_conn", "1000");
     let proxy = proxy_by(&script, &options);
     fs::remove_file(&script).unwrap();

@@ -203,6 +203,41 @@ fn names_that_are_taken_or_missing_end_the_client() {
 }
 
 #[test]
+fn how_many_a_client_may_have() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = pooled(postgres, 1, &[]);
+    let mut wire = Wire::new(&proxy);
+    let names: Vec<String> = (0..65_536).map(|nth| format!("{nth:05}")).collect();
+    for names in names.chunks(4096) {
+        let parses: Vec<_> = names.iter().map(|name| parse(name, "select $1::text")).collect();
+        assert_eq!(wire.exchange(&parses).kinds, format!("{}Z", "1".repeat(parses.len())));
+    }
+    // One may go for another.
+    assert_eq!(wire.exchange(&[close("00000"), parse("other", "select $1::text")]).kinds, "31Z");
+    assert_eq!(wire.run("65535", "last"), "last");
+    wire.send_raw(&[parse("00000", "select $1::text"), sync()].concat());
+    let refusal = wire.last_words();
+    assert_eq!((refusal.sqlstate.as_str(), refusal.text.as_str()), ("54000", "too many prepared statements"));
+}
+
+#[test]
+fn prepared_behind_a_copy_that_fails() {
+    let Some(postgres) = postgres() else { return };
+    let proxy = pooled(postgres, 1, &[]);
+    let mut wire = Wire::new(&proxy);
+    wire.query("begin; create temporary table copied(a int) on commit drop");
+    wire.start("copy copied from stdin");
+    assert_eq!(wire.message().unwrap().0, b'G');
+    // A Sync in the middle of the data, which the server has ignored or will answer: the error does not tell.
+    let copy = [message(b'd', b"no number\n"), sync(), message(b'c', b"")];
+    wire.send_raw(&[copy.concat(), parse("a", "select 1"), sync()].concat());
+    let refusal = wire.last_words();
+    let text = "prepared statements behind a COPY that fails in a pipeline are not supported";
+    assert_eq!((refusal.sqlstate.as_str(), refusal.text.as_str()), ("0A000", text));
+    assert_eq!(Wire::new(&proxy).value("select 1"), "1");
+}
+
+#[test]
 fn discard_all_and_deallocate_all_remove_them() {
     let Some(postgres) = postgres() else { return };
     let proxy = pooled(postgres, 1, &[]);

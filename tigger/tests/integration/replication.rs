@@ -44,6 +44,19 @@ fn start_streaming(client: &mut Wire, command: &str) {
 }
 
 #[test]
+fn start_up_parameters_that_are_applied() {
+    let Some(postgres) = replicable() else { return };
+    let proxy = proxy(&options(&postgres).setting("startup_parameters", "apply"));
+    for kind in [LOGICAL, PHYSICAL] {
+        let mut client = Wire::login(&proxy, &[kind, &[("work_mem", "123kB")]].concat());
+        assert_eq!(client.value("SHOW work_mem"), "123kB");
+        let refused = Wire::try_login(&proxy, &[kind, &[("work_mem", "much")]].concat()).unwrap_err();
+        assert_eq!(refused.sqlstate, "22023", "{refused:?}");
+    }
+    assert_eq!(Wire::new(&proxy).value("SHOW work_mem"), "4MB");
+}
+
+#[test]
 fn a_server_of_its_own_for_the_whole_session() {
     let Some(postgres) = replicable() else { return };
     let proxy = proxy(&options(&postgres).pool_size(3));

@@ -1,7 +1,11 @@
 //! What every test needs: the shared PostgreSQL, a proxy in front of it, and waiting for what must come.
 
 use std::{
+    fs,
+    io::ErrorKind,
+    os::unix::fs::PermissionsExt,
     path::Path,
+    process::{Command, Output},
     sync::OnceLock,
     thread,
     time::{Duration, Instant},
@@ -65,6 +69,22 @@ pub(crate) fn proxy_by(program: &Path, options: &ProxyOptions) -> Proxy {
         Err(_) => options.clone(),
     };
     Proxy::start(ProxyKind::Tigger, &options.binary(program)).unwrap()
+}
+
+/// Writes a shell script that becomes Tigger, and gives what it says to `-V`. While a file is written, a process that another
+/// test starts may have it open for a moment, and then it cannot be run (ETXTBSY).
+pub(crate) fn script(path: &Path, text: &str) -> Output {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match Command::new(path).arg("-V").output() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
+                thread::sleep(POLL);
+            }
+            output => return output.unwrap(),
+        }
+    }
 }
 
 /// Waits until `condition` holds. There is no event to wait for in another process, so it is asked again and again.

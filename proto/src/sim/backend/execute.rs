@@ -146,6 +146,17 @@ impl BackendModel {
                 self.report(self.dialect.reports_at_once);
                 verb
             }
+            Statement::SetConfig(name, value) => {
+                let default = self.defaults.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
+                let value = value.or(default).unwrap_or_default();
+                if value == "bad" {
+                    return sql_error("22023", format!("invalid value for parameter: {sql}"));
+                }
+                if let Some(known) = self.parameters.iter_mut().find(|(known, _)| *known == name) {
+                    known.1.clone_from(&value);
+                }
+                return Ok(self.rows(&[value], portal));
+            }
             Statement::Discard => {
                 self.parameters.clone_from(&self.defaults);
                 self.statements.clear();

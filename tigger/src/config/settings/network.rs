@@ -114,18 +114,26 @@ pub(super) const SETTINGS: &[Setting] = &[
         Some("5"),
         "How many buffers PgBouncer reads from one connection before it turns to the next; 0 means no limit.",
     ),
-    Setting::new("dns_max_ttl", Kind::Seconds(None), Some("15"), "How long the address of a host name is kept."),
+    Setting::new(
+        "dns_max_ttl",
+        Kind::Seconds(Some(|s| &mut s.dns_max_ttl)),
+        Some("15"),
+        "How long the addresses of a host name are kept, whatever the name server says. When a later lookup, for a new \
+         server, gives others, servers at addresses that are gone are replaced as by `RECONNECT`.",
+    ),
     Setting::new(
         "dns_nxdomain_ttl",
-        Kind::Seconds(None),
+        Kind::Seconds(Some(|s| &mut s.dns_nxdomain_ttl)),
         Some("15"),
         "How long a failed lookup of a host name is kept.",
     ),
     Setting::new(
         "dns_zone_check_period",
-        Kind::Timeout(None),
+        Kind::Timeout(Some(|s| &mut s.dns_zone_check_period)),
         Some("0"),
-        "How often the serial numbers of DNS zones are checked for changes.",
+        "How often it is looked whether hosts have other addresses, without waiting for a new server to be opened. \
+         PgBouncer asks for the serial number of each zone, and for the names only where that has changed; Tigger asks for \
+         the names. 0 means never.",
     ),
     Setting::fixed("resolv_conf", Kind::File(None), Some(""), "File used instead of the system's `resolv.conf`."),
     Setting::new(

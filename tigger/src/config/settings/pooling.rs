@@ -109,10 +109,11 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "server_fast_close",
-        Kind::Switch(None),
+        Kind::Switch(Some(|s| &mut s.server_fast_close)),
         Some("0"),
-        "Close a server that must be replaced at the end of its transaction, even when its client is in session \
-         mode.",
+        "Close a server that must be replaced (after `RECONNECT`, or when its database's line or the addresses of its host \
+         have changed) at the end of its transaction, even when its client is in session mode; the client is told \
+         `database configuration changed` and disconnected. In the other modes a server is replaced then anyway.",
     ),
     Setting::fixed(
         "track_extra_parameters",

@@ -117,4 +117,14 @@ pub(super) const OWN_SETTINGS: &[Setting] = &[
         "Most bytes that the kernel path passes to a client that has not read them, and to a server within one \
          request. What is larger goes through this process, which waits for a slow reader.",
     ),
+    Setting::new(
+        "startup_parameters",
+        Kind::StartupParameters(Some(|s| &mut s.startup_parameters)),
+        Some("pgbouncer"),
+        "What becomes of a startup parameter, also one in `options`, that is neither tracked nor in \
+         `ignore_startup_parameters`: with `pgbouncer` the client is refused, as by PgBouncer. With `apply` it is set on \
+         each server that the client gets, and given its default again before another client gets that server. What the \
+         client sets later itself stays on the server, as with every parameter that is not tracked. A value that \
+         PostgreSQL refuses ends the client at its first query, with PostgreSQL's error.",
+    ),
 ];

@@ -92,8 +92,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "suspend_timeout",
-        Kind::Timeout(None),
+        Kind::Timeout(Some(|s| &mut s.suspend_timeout)),
         Some("10"),
-        "Longest time for `SUSPEND` to empty the buffers; connections that take longer are closed.",
+        "Longest time for `SUSPEND` to send what is pending; clients for which it takes longer are disconnected, with \
+         `suspend_timeout`. 0 means no limit.",
     ),
 ];

@@ -92,6 +92,26 @@ fn pause_and_resume() {
 }
 
 #[test]
+fn suspend_and_resume() {
+    let Some(postgres) = postgres() else { return };
+    under_load(&options(postgres).pool_size(4), 8, |_, console, load| {
+        for _ in 0..20 {
+            console.table("SUSPEND");
+            assert_eq!(figure(console, "linked_now"), "0");
+            let (before, counters) = (load.replies.load(Ordering::Relaxed), Counters::read(console));
+            // A client may still be about to count the reply that it has got.
+            let later = Counters::read(console).since(&counters);
+            assert_eq!((later.get("replies_kernel"), later.get("replies_user")), (0, 0));
+            assert!(load.replies.load(Ordering::Relaxed) <= before + 8);
+            console.table("RESUME");
+            load.goes_on();
+            let carried = Counters::read(console).since(&counters);
+            assert!(carried.get("replies_kernel") > 0, "{carried:?}");
+        }
+    });
+}
+
+#[test]
 fn a_pause_waits_for_a_transaction_of_the_kernel_path() {
     let Some(postgres) = postgres() else { return };
     let Some((_proxy, mut console, mut client)) = in_transaction(postgres, |options| options) else { return };
