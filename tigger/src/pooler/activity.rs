@@ -34,32 +34,49 @@ pub enum Activity {
     Linked,
 }
 
-/// The same in words that others may read while the client's task writes: the times first, then what they are for.
+/// The same in words that others may read while the client's task writes: the times first, then what they are for. Times only
+/// go forward, so that who reads an old kind beside new times gives the client more time, never less.
 #[derive(Debug)]
 pub(super) struct Doing {
     kind: AtomicU8,
     /// Nanoseconds since `base`.
     since: AtomicU64,
     transaction: AtomicU64,
+    /// Before that nobody need look at it.
+    next_look: AtomicU64,
     base: Instant,
 }
 
 impl Doing {
     pub(super) fn new(now: Instant) -> Self {
-        Self { kind: AtomicU8::new(0), since: AtomicU64::new(0), transaction: AtomicU64::new(0), base: now }
+        let [since, transaction, next_look] = [const { AtomicU64::new(0) }; 3];
+        Self { kind: AtomicU8::new(0), since, transaction, next_look, base: now }
+    }
+
+    fn nanos(&self, time: Instant) -> u64 {
+        time.saturating_duration_since(self.base).as_nanos() as u64
+    }
+
+    pub(super) fn is_look_due(&self, now: Instant) -> bool {
+        self.nanos(now) >= self.next_look.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_next_look(&self, next: Instant) {
+        self.next_look.store(self.nanos(next), Ordering::Relaxed);
     }
 
     pub(super) fn set(&self, activity: Activity) {
-        let (kind, since, transaction) = match activity {
-            Activity::Idle { since } => (0, since, since),
-            Activity::Waiting { since } => (1, since, since),
-            Activity::Query { since, transaction } => (2, since, transaction),
-            Activity::InTransaction { since, transaction } => (3, since, transaction),
-            Activity::Linked => (4, self.base, self.base),
+        let (kind, times) = match activity {
+            Activity::Idle { since } => (0, Some((since, since))),
+            Activity::Waiting { since } => (1, Some((since, since))),
+            Activity::Query { since, transaction } => (2, Some((since, transaction))),
+            Activity::InTransaction { since, transaction } => (3, Some((since, transaction))),
+            Activity::Linked => (4, None),
         };
-        let nanos = |time: Instant| time.saturating_duration_since(self.base).as_nanos() as u64;
-        self.transaction.store(nanos(transaction), Ordering::Relaxed);
-        self.since.store(nanos(since), Ordering::Relaxed);
+        if let Some((since, transaction)) = times {
+            self.transaction.store(self.nanos(transaction), Ordering::Relaxed);
+            self.since.store(self.nanos(since), Ordering::Relaxed);
+        }
         self.kind.store(kind, Ordering::Release);
     }
 
@@ -74,5 +91,43 @@ impl Doing {
             3 => Activity::InTransaction { since, transaction },
             _ => Activity::Linked,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_is_read() {
+        let base = Instant::now();
+        let at = |seconds| base + Duration::from_secs(seconds);
+        let doing = Doing::new(base);
+        assert_eq!(doing.get(), Activity::Idle { since: base });
+        let query = Activity::Query { since: at(3), transaction: at(2) };
+        for activity in [
+            Activity::Waiting { since: at(1) },
+            query,
+            Activity::InTransaction { since: at(4), transaction: at(2) },
+            Activity::Idle { since: at(5) },
+            query,
+        ] {
+            doing.set(activity);
+            assert_eq!(doing.get(), activity);
+        }
+        doing.set(Activity::Linked);
+        assert_eq!(doing.get(), Activity::Linked);
+        // Who has read the kind before that finds the times that belong to it.
+        doing.kind.store(2, Ordering::Relaxed);
+        assert_eq!(doing.get(), query);
+    }
+
+    #[test]
+    fn looks() {
+        let base = Instant::now();
+        let doing = Doing::new(base);
+        assert!(doing.is_look_due(base));
+        doing.set_next_look(base + Duration::from_secs(2));
+        assert!(!doing.is_look_due(base + Duration::from_secs(1)) && doing.is_look_due(base + Duration::from_secs(2)));
     }
 }

@@ -149,6 +149,11 @@ impl ClientInfo {
         }
     }
 
+    /// Until then it cannot take too long for anything.
+    pub fn set_next_look(&self, next: Instant) {
+        self.doing.set_next_look(next);
+    }
+
     /// What it does, as far as the user path knows.
     pub fn activity(&self) -> Activity {
         self.doing.get()
@@ -266,7 +271,11 @@ impl ClientInfo {
 
     /// For the client's task: why it must end. Wakes the task when that changes.
     pub fn poll_end(&self, cx: &Context<'_>) -> Poll<Error> {
-        *self.end.waker.lock().expect("nobody panics with this lock") = Some(cx.waker().clone());
+        let mut waker = self.end.waker.lock().expect("nobody panics with this lock");
+        if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        drop(waker);
         self.ended().map_or(Poll::Pending, Poll::Ready)
     }
 
@@ -358,14 +367,22 @@ impl Clients {
 
     /// All, in the order they came.
     pub fn all(&self) -> Vec<Arc<ClientInfo>> {
-        let mut all = self.unordered();
+        let mut all: Vec<_> =
+            self.inner.lock().expect("nobody panics with this lock").by_id.values().cloned().collect();
         all.sort_unstable_by_key(|info| info.id);
         all
     }
 
-    /// All, for who looks at them often.
-    pub fn unordered(&self) -> Vec<Arc<ClientInfo>> {
-        self.inner.lock().expect("nobody panics with this lock").by_id.values().cloned().collect()
+    /// Those that somebody must look at now: see [`ClientInfo::set_next_look`].
+    pub fn due(&self, now: Instant) -> Vec<Arc<ClientInfo>> {
+        let inner = self.inner.lock().expect("nobody panics with this lock");
+        inner.by_id.values().filter(|info| info.doing.is_look_due(now)).cloned().collect()
+    }
+
+    /// Somebody must look at all of them.
+    pub fn set_all_due(&self, now: Instant) {
+        let inner = self.inner.lock().expect("nobody panics with this lock");
+        inner.by_id.values().for_each(|info| info.set_next_look(now));
     }
 
     /// How many.

@@ -1,5 +1,6 @@
 //! What time brings: the tasks that look at all pools and clients again and again.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Pooler;
@@ -10,9 +11,15 @@ impl Pooler {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut period_start = Instant::now();
+        let mut config = self.config();
         loop {
             tick.tick().await;
             let now = Instant::now();
+            if !Arc::ptr_eq(&config, &self.config()) {
+                // It may have other time-outs.
+                config = self.config();
+                self.clients.set_all_due(now);
+            }
             if self.suspension.current().is_none() {
                 self.look_after_all(now);
             }

@@ -1,7 +1,7 @@
 //! Who takes too long: queries, transactions, idleness in and out of them, on both paths.
 //!
-//! The janitor looks at all clients twenty times a second and ends those that are overdue; their tasks tell them and close
-//! their servers. It looks only where something is limited.
+//! The janitor looks twenty times a second at the clients that may be overdue and ends those that are; their tasks tell them
+//! and close their servers. At most clients it looks rarely: none can be overdue before the shortest of its limits has passed.
 
 use std::time::{Duration, Instant};
 
@@ -46,26 +46,50 @@ impl Timeouts {
         Self::of(config, "") != nobody || config.users.keys().any(|user| Self::of(config, user) != nobody)
     }
 
-    /// Why a client that does this must end, if it must.
-    fn overdue(&self, activity: Activity, now: Instant) -> Option<Error> {
-        let is_over = |since: Instant, limit: Option<Duration>| {
-            limit.is_some_and(|limit| now.saturating_duration_since(since) >= limit)
-        };
+    /// What holds for a client that does this, each with its start.
+    fn running(&self, activity: Activity) -> [Option<(Instant, Duration, Error)>; 2] {
+        let limited = |since, limit: Option<Duration>, error| limit.map(|limit| (since, limit, error));
         match activity {
-            Activity::Idle { since } => is_over(since, self.client_idle).then_some(Error::ClientIdleTimeout),
-            Activity::Waiting { since } => is_over(since, self.query).then_some(Error::QueryTimeoutWaiting),
-            Activity::Linked => None,
-            Activity::Query { since, transaction } => match () {
-                () if is_over(since, self.query) => Some(Error::QueryTimeout),
-                () => is_over(transaction, self.transaction).then_some(Error::TransactionTimeout),
-            },
-            Activity::InTransaction { since, transaction } => match () {
-                () if is_over(since, self.idle_transaction) => Some(Error::IdleTransactionTimeout),
-                () => is_over(transaction, self.transaction).then_some(Error::TransactionTimeout),
-            },
+            Activity::Idle { since } => [limited(since, self.client_idle, Error::ClientIdleTimeout), None],
+            Activity::Waiting { since } => [limited(since, self.query, Error::QueryTimeoutWaiting), None],
+            Activity::Linked => [None, None],
+            Activity::Query { since, transaction } => [
+                limited(since, self.query, Error::QueryTimeout),
+                limited(transaction, self.transaction, Error::TransactionTimeout),
+            ],
+            Activity::InTransaction { since, transaction } => [
+                limited(since, self.idle_transaction, Error::IdleTransactionTimeout),
+                limited(transaction, self.transaction, Error::TransactionTimeout),
+            ],
         }
     }
+
+    /// Why a client that does this must end, or when it must be looked at again.
+    fn look(&self, activity: Activity, now: Instant) -> Look {
+        let mut running = self.running(activity).into_iter().flatten();
+        let is_over = |(since, limit, _): &(Instant, Duration, Error)| now.saturating_duration_since(*since) >= *limit;
+        if let Some((_, _, reason)) = running.find(is_over) {
+            return Look::Overdue(reason);
+        }
+        let own = self.running(activity).into_iter().flatten().map(|(since, limit, _)| since + limit);
+        // What it does next begins after now.
+        let all = [self.query, self.transaction, self.idle_transaction, self.client_idle];
+        let next = all.into_iter().flatten().map(|limit| now + limit);
+        Look::Again(own.chain(next).min().unwrap_or(now + LOOK_MAX))
+    }
 }
+
+/// What a look at a client has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Look {
+    /// It must end.
+    Overdue(Error),
+    /// Not before then.
+    Again(Instant),
+}
+
+/// Time after which a client is looked at again that has no limits.
+const LOOK_MAX: Duration = Duration::from_secs(3600);
 
 impl Pooler {
     /// Ends the clients that are overdue, and tells those that wait for long that they do.
@@ -77,11 +101,11 @@ impl Pooler {
         if !Timeouts::any(&config) {
             return;
         }
-        for info in self.clients.unordered() {
+        for info in self.clients.due(now) {
             let Some(user) = info.limited_user() else { continue };
-            let timeouts = Timeouts::of(&config, &user);
-            if let Some(reason) = timeouts.overdue(activity(&info), now) {
-                info.end(reason);
+            match Timeouts::of(&config, &user).look(activity(&info), now) {
+                Look::Overdue(reason) => info.end(reason),
+                Look::Again(next) => info.set_next_look(next),
             }
         }
     }
@@ -119,27 +143,32 @@ mod tests {
     #[test]
     fn each_limit_is_for_what_it_is_for() {
         let second = Duration::from_secs(1);
-        let (start, now) = (Instant::now(), Instant::now() + 5 * second);
+        let start = Instant::now();
+        let now = start + 5 * second;
         let timeouts = Timeouts {
             query: Some(4 * second),
             transaction: Some(3 * second),
             idle_transaction: Some(2 * second),
             client_idle: Some(5 * second),
         };
-        let check = |activity: Activity, expected: Option<Error>| {
-            assert_eq!(timeouts.overdue(activity, now), expected, "{activity:?}");
-            assert_eq!(Timeouts::default().overdue(activity, now), None);
+        let check = |activity: Activity, expected: Look| {
+            assert_eq!(timeouts.look(activity, now), expected, "{activity:?}");
+            assert_eq!(Timeouts::default().look(activity, now), Look::Again(now + LOOK_MAX));
         };
         let at = |seconds: u32| start + seconds * second;
-        check(Activity::Idle { since: start }, Some(Error::ClientIdleTimeout));
-        check(Activity::Idle { since: at(1) }, None);
-        check(Activity::Waiting { since: at(1) }, Some(Error::QueryTimeoutWaiting));
-        check(Activity::Linked, None);
-        check(Activity::Query { since: at(1), transaction: at(1) }, Some(Error::QueryTimeout));
-        check(Activity::Query { since: at(2), transaction: at(2) }, Some(Error::TransactionTimeout));
-        check(Activity::Query { since: at(3), transaction: at(3) }, None);
-        check(Activity::InTransaction { since: at(3), transaction: at(3) }, Some(Error::IdleTransactionTimeout));
-        check(Activity::InTransaction { since: at(4), transaction: at(2) }, Some(Error::TransactionTimeout));
-        check(Activity::InTransaction { since: at(4), transaction: at(3) }, None);
+        let again = |seconds: u32| Look::Again(at(seconds));
+        check(Activity::Idle { since: start }, Look::Overdue(Error::ClientIdleTimeout));
+        check(Activity::Idle { since: at(1) }, again(6));
+        // It may begin a transaction now.
+        check(Activity::Idle { since: at(4) }, again(7));
+        check(Activity::Waiting { since: at(1) }, Look::Overdue(Error::QueryTimeoutWaiting));
+        check(Activity::Linked, again(7));
+        check(Activity::Query { since: at(1), transaction: at(1) }, Look::Overdue(Error::QueryTimeout));
+        check(Activity::Query { since: at(2), transaction: at(2) }, Look::Overdue(Error::TransactionTimeout));
+        check(Activity::Query { since: at(3), transaction: at(3) }, again(6));
+        let idle = |since, transaction| Activity::InTransaction { since: at(since), transaction: at(transaction) };
+        check(idle(3, 3), Look::Overdue(Error::IdleTransactionTimeout));
+        check(idle(4, 2), Look::Overdue(Error::TransactionTimeout));
+        check(idle(4, 3), again(6));
     }
 }

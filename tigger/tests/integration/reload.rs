@@ -141,3 +141,19 @@ fn the_error_code_of_a_failed_reload() {
     let refusal = Console::new(&proxy).refused("RELOAD");
     assert_eq!((refusal.severity.as_str(), refusal.sqlstate.as_str()), ("ERROR", "F0000"));
 }
+
+#[test]
+fn timeouts_hold_for_those_who_are_here() {
+    let Some(postgres) = postgres() else { return };
+    let options = options(postgres);
+    let proxy = proxy(&options.clone().setting("client_idle_timeout", "3600").setting("query_timeout", "3600"));
+    let (mut idle, mut busy) = (Wire::new(&proxy), Wire::new(&proxy));
+    idle.value("select 1");
+    busy.start("select pg_sleep(1000)");
+    let mut console = Console::new(&proxy);
+    console.until_pool("postgres", "sv_active", 1);
+    reload(&proxy, &options.clone().setting("client_idle_timeout", "1").setting("query_timeout", "3600"));
+    assert_eq!(idle.last_words(), Refusal::fatal("client_idle_timeout"));
+    reload(&proxy, &options.setting("query_timeout", "1"));
+    assert_eq!(busy.last_words(), Refusal::fatal("query timeout"));
+}
