@@ -118,6 +118,7 @@ absent! {
         gate() -> &Arc<Gate>;
         taken_back() -> TakenBack;
         delivery() -> Delivery;
+        has_drained() -> bool;
         is_remote() -> bool;
         is_unfit() -> bool;
         carried() -> Carried;

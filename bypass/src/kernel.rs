@@ -317,9 +317,10 @@ impl Kernel {
         }
     }
 
-    /// Runs the program `ask_drained` for a client. Where it cannot be asked, the answer is yes.
-    fn ask_drained(&self, client: u32) -> bool {
-        let mut args = programs::types::drained_args { client, answer: 0 };
+    /// Runs the program `ask_drained` for a client or server, by its slot and role. Where it cannot be asked, the answer is
+    /// yes.
+    fn ask_drained(&self, slot: u32) -> bool {
+        let mut args = programs::types::drained_args { slot, answer: 0 };
         ask(&self.ask_drained, &mut args).is_err() || args.answer != 0
     }
 }

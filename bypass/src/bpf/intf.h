@@ -252,7 +252,7 @@ struct totals {
 
 /* Argument of the program ask_drained. */
 struct drained_args {
-	__u32 client;
+	__u32 slot;		/* of a client or server, with its role */
 	__u32 answer;		/* 1 = it has read all that was redirected to it */
 };
 

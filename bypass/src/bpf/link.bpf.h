@@ -182,23 +182,34 @@ static __always_inline int is_sending(struct sk_psock *psock, __u64 cookie)
 }
 
 /*
- * Whether a client has read all that was redirected to it. What comes over TCP before that is not noticed by those who
- * wait for edges and take a short read for the end of what is there (epoll(7) says it is; tokio does): a read gives what
- * was redirected, or what came over TCP, but not both.
+ * Whether the end with this cookie has read all that was redirected to it. What comes over TCP before that is not noticed by
+ * those who wait for edges and take a short read for the end of what is there (epoll(7) says it is; tokio does): a read gives
+ * what was redirected, or what came over TCP, but not both. `address`: of its psock, if that is known.
  */
-static __always_inline int has_drained(struct client *c)
+static __always_inline int has_drained(__u64 address, __u64 cookie)
 {
-	struct sk_psock *psock = (struct sk_psock *)READ_ONCE(c->psock);
+	struct sk_psock *psock = (struct sk_psock *)address;
 
-	return !psock || !is_psock_of(psock, READ_ONCE(c->cookie)) || is_drained(psock);
+	return address <= PSOCK_UNFIT || !is_psock_of(psock, cookie) || is_drained(psock);
 }
 
 SEC("syscall")
 int ask_drained(struct drained_args *args)
 {
-	struct client *c = client_at(args->client);
+	__u32 index = args->slot & ROLE_INDEX;
+	struct client *c;
+	struct server *s;
 
-	args->answer = !c || has_drained(c);
+	args->answer = 1;
+	if (args->slot & ROLE_SERVER) {
+		s = server_at(index);
+		if (s)
+			args->answer = has_drained(READ_ONCE(s->psock), READ_ONCE(s->psock_cookie));
+		return 0;
+	}
+	c = client_at(index);
+	if (c)
+		args->answer = has_drained(READ_ONCE(c->psock), READ_ONCE(c->cookie));
 	return 0;
 }
 

@@ -174,7 +174,7 @@ impl ClientSlot {
 
     /// True when it has read all that was redirected to it: only then it notices for certain what comes over TCP.
     pub fn has_drained(&self) -> bool {
-        self.kernel.ask_drained(self.index)
+        self.kernel.ask_drained(intf::ROLE_CLIENT | self.index)
     }
 
     /// What is sent next through our end, so many bytes of replies, may go the kernel path's way, if the client does not

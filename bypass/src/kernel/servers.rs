@@ -248,6 +248,12 @@ impl ServerSlot {
         }
     }
 
+    /// True when it has read all that was redirected to it: only then it notices for certain what comes over TCP. PostgreSQL
+    /// always does; a server may be another proxy.
+    pub fn has_drained(&self) -> bool {
+        self.pool.kernel.ask_drained(intf::ROLE_SERVER | self.index)
+    }
+
     /// What became of the last reply that it sent on the kernel path.
     pub fn delivery(&self) -> Delivery {
         self.pool.kernel.ask_delivery(self.index)

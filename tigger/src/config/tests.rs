@@ -168,7 +168,7 @@ fn table_is_complete() {
     let mut names: Vec<&str> = settings::all().map(|setting| setting.name).collect();
     names.sort_unstable();
     names.dedup();
-    assert_eq!(names.len(), 101 + 4, "PgBouncer's settings and four of our own");
+    assert_eq!(names.len(), 101 + 5, "PgBouncer's settings and five of our own");
     for Setting { name, default, doc, .. } in settings::all() {
         assert!(doc.ends_with('.'), "{name}");
         if let Some(text) = default {

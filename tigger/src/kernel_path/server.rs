@@ -24,6 +24,8 @@ pub struct KernelServer {
     params: Params,
     /// The programs have been told of its prepared statements.
     told: bool,
+    /// It has read all that was redirected to it.
+    has_drained: bool,
 }
 
 /// What the bytes that the user path is about to see follow on.
@@ -71,7 +73,7 @@ impl KernelServer {
     }
 
     fn new(path: &Arc<KernelPath>, slot: ServerSlot) -> Self {
-        Self { slot: Arc::new(slot), path: Arc::clone(path), params: Params::default(), told: false }
+        Self { slot: Arc::new(slot), path: Arc::clone(path), params: Params::default(), told: false, has_drained: true }
     }
 
     /// True when its own end was not captured: the user path has all its replies.
@@ -132,8 +134,15 @@ impl KernelServer {
         self.slot.hand_over(client.slot(), (server.hand_over().byte(), xact_start));
     }
 
+    /// True when it notices what is sent to it over TCP; else it must be asked again, because nothing tells when.
+    pub fn has_drained(&mut self) -> bool {
+        self.has_drained = self.has_drained || self.is_remote() || self.slot.has_drained();
+        self.has_drained
+    }
+
     /// Where the pair stands that was taken back.
-    pub fn taken_back(&self) -> TakenBack {
+    pub fn taken_back(&mut self) -> TakenBack {
+        self.has_drained = false;
         let taken = self.slot.taken_back();
         let requests = taken.requests.iter().filter_map(|&kind| match Frontend::from_kind(kind) {
             Some(Frontend::Request(request)) => Some(request),

@@ -181,7 +181,7 @@ impl ServerConn {
 
     /// Goes on where the kernel path left off.
     pub fn resume(&mut self) -> Resumed {
-        let Some(kernel) = &self.kernel else { return Resumed::default() };
+        let Some(kernel) = &mut self.kernel else { return Resumed::default() };
         let taken = kernel.taken_back();
         kernel.note_used(&mut self.server);
         self.server.resume(&taken.link);

@@ -250,7 +250,7 @@ impl ClientConn {
 }
 
 /// Time between two looks at whether a client has read what was redirected to it, which no event tells.
-const DRAIN_POLL: Duration = Duration::from_millis(1);
+pub(super) const DRAIN_POLL: Duration = Duration::from_millis(1);
 
 /// Longest requests that are sent with one call while the pool has the server: the socket's buffer is empty, and takes
 /// them.

@@ -1,8 +1,10 @@
 //! A linked pair: bytes move both ways until the server is released or something ends.
 
 use std::borrow::Cow;
+use std::io;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tigger_proto::client::FromClient;
@@ -12,8 +14,10 @@ use tigger_proto::pool::PoolMode;
 use tigger_proto::server::FromServer;
 use tigger_proto::wire::backend::TransactionStatus;
 use tigger_proto::wire::frontend::TERMINATE;
+use tokio::time::Sleep;
 
 use super::client::ClientConn;
+use super::handover::DRAIN_POLL;
 use super::scratch::{Pending, Scratch};
 use crate::kernel_path::Resumed;
 use crate::pooler::activity::Activity;
@@ -43,6 +47,7 @@ pub(super) enum LinkEnd {
 pub(super) struct Link {
     pub(super) server: Box<ServerConn>,
     pub(super) to_server: Pending,
+    drain_timer: Option<Pin<Box<Sleep>>>,
     pub(super) rules: LinkRules,
     /// The client's carry holds messages that were not walked yet, not only an unfinished header.
     unwalked: bool,
@@ -59,6 +64,7 @@ impl Link {
         Self {
             server,
             to_server: Pending::default(),
+            drain_timer: None,
             rules,
             unwalked: true,
             xact_start: now,
@@ -177,7 +183,8 @@ impl Link {
     /// Each direction once; false when nothing moved and the sockets will wake the task.
     fn poll_both(&mut self, client: &mut ClientConn, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
         let mut moved = false;
-        if self.unwalked && self.to_server.is_empty() && !client.carry.is_empty() {
+        let must_walk = self.unwalked && self.to_server.is_empty() && !client.carry.is_empty();
+        if must_walk && self.poll_drained(cx).is_ready() {
             // Before anything is read: at the start of a link nothing else can move.
             self.poll_client(client, cx)?;
         }
@@ -190,7 +197,7 @@ impl Link {
         if moved && self.is_over(client) {
             return Ok(true);
         }
-        match self.to_server.poll_flush(&mut self.server.stream, cx) {
+        match self.poll_flush(cx) {
             Poll::Ready(Ok(())) if self.server.server.is_ending() => self.shut_down_writing(),
             Poll::Ready(Ok(())) => moved |= self.poll_client(client, cx)?,
             // What the server said before it closed the connection is worth more than this error: read on.
@@ -276,10 +283,26 @@ impl Link {
         Ok(true)
     }
 
+    /// Ready when the server notices what is sent to it over TCP.
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(kernel) = &mut self.server.kernel else { return Poll::Ready(()) };
+        while !kernel.has_drained() {
+            let timer = self.drain_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(DRAIN_POLL)));
+            ready!(timer.as_mut().poll(cx));
+            self.drain_timer = None;
+        }
+        Poll::Ready(())
+    }
+
+    /// Sends what is pending for the server.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drained(cx));
+        self.to_server.poll_flush(&mut self.server.stream, cx)
+    }
+
     /// What the server was sent, before anything else is.
     pub(super) async fn flush(&mut self) -> Result<(), LinkEnd> {
-        let Self { to_server, server, .. } = self;
-        let flushed = std::future::poll_fn(|cx| to_server.poll_flush(&mut server.stream, cx)).await;
+        let flushed = std::future::poll_fn(|cx| self.poll_flush(cx)).await;
         flushed.map_err(|_| LinkEnd::ServerFails(Error::ServerCrashed))
     }
 

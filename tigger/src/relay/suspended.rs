@@ -35,7 +35,7 @@ impl Link {
         let flushed = [
             client.poll_flush(cx),
             // What the server said before it closed the connection is met again later.
-            self.to_server.poll_flush(&mut self.server.stream, cx).map(|sent| {
+            self.poll_flush(cx).map(|sent| {
                 if sent.is_err() {
                     self.to_server = Pending::default();
                 }

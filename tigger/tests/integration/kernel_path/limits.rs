@@ -2,7 +2,7 @@
 
 use std::{env, fs};
 
-use tigger_testkit::{Proxy, raise_fd_limit};
+use tigger_testkit::{Proxy, ProxyOptions, raise_fd_limit};
 
 use super::{Counters, assert_carried, kernel_proxy, warm_up};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -148,6 +148,78 @@ async fn read_to_ready(stream: &mut tokio::net::TcpStream) -> usize {
         end.drain(..end.len().saturating_sub(6));
     }
     all
+}
+
+/// The same of a server that is no PostgreSQL, but another proxy that reads like that.
+#[test]
+fn a_server_that_waits_for_edges() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0))).unwrap();
+    let database = format!("postgres = host=127.0.0.1 port={} user=postgres", listener.local_addr().unwrap().port());
+    let options = ProxyOptions::new().database(&database).pool_size(1).setting("kernel_path_reply_limit", "20000");
+    let Some(proxy) = kernel_proxy(&options) else { return };
+    let (go_on, may_go_on) = tokio::sync::mpsc::channel(1);
+    let server = runtime.spawn(serve_by_edges(listener, may_go_on));
+    let (mut console, mut client) = (Console::new(&proxy), Wire::new(&proxy));
+    let query = |sql: &str| message(b'Q', &cstr(sql));
+    for _ in 0..5 {
+        client.query("warm");
+        client.query("begin");
+        client.query("hold");
+        let before = Counters::read(&mut console);
+        // The first is redirected; the second is too long for that, and goes to the server over TCP.
+        client.send_raw(&query("first"));
+        client.send_raw(&query(&"x".repeat(30_000)));
+        until("it is left", || Counters::read(&mut console).since(&before).get("left_request_long") == 1);
+        // Some more looks at the console give it the time to send.
+        (0..20).for_each(|_| drop(console.table("SHOW SERVERS")));
+        go_on.blocking_send(()).unwrap();
+        assert_eq!((client.reply().status, client.reply().status), (b'T', b'T'));
+        client.query("commit");
+        console.until_quiet("postgres");
+    }
+    server.abort();
+}
+
+/// Serves one connection: after `hold` it reads on when it is told to.
+async fn serve_by_edges(listener: tokio::net::TcpListener, mut go_on: tokio::sync::mpsc::Receiver<()>) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let (mut buffer, mut unread, mut started, mut status) = (vec![0; 1 << 20], Vec::new(), false, *b"I");
+    loop {
+        let n = stream.read(&mut buffer).await.unwrap();
+        if n == 0 {
+            return;
+        }
+        unread.extend_from_slice(&buffer[..n]);
+        let (mut replies, mut hold) = (Vec::new(), false);
+        loop {
+            let header = if started { 1 } else { 0 };
+            let Some(len) = unread.get(header..header + 4) else { break };
+            let end = header + u32::from_be_bytes(len.try_into().unwrap()) as usize;
+            if unread.len() < end {
+                break;
+            }
+            let request: Vec<u8> = unread.drain(..end).collect();
+            if !started {
+                started = true;
+                replies.extend([message(b'R', &[0; 4]), message(b'K', &[0; 8])].concat());
+            } else if request[0] == b'Q' {
+                match &request[5..request.len() - 1] {
+                    b"begin" => status = *b"T",
+                    b"commit" => status = *b"I",
+                    text => hold = text == b"hold",
+                }
+                replies.extend(message(b'C', &cstr("SELECT 1")));
+            } else {
+                return;
+            }
+            replies.extend(message(b'Z', &status));
+        }
+        stream.write_all(&replies).await.unwrap();
+        if hold {
+            go_on.recv().await.unwrap();
+        }
+    }
 }
 
 #[test]
