@@ -36,7 +36,7 @@ pub use pool::SharedPool;
 pub use server::{KernelServer, Resumed};
 
 use crate::config::{KernelPath as Setting, PoolMode, Settings};
-use crate::pooler::pool::PoolConfig;
+use crate::pooler::rules::PoolConfig;
 use crate::pooler::stats::Tally;
 
 /// The kernel path of this process, or why there is none.

@@ -11,6 +11,7 @@ pub mod listener;
 mod login;
 pub mod pool;
 mod replaced;
+pub mod rules;
 pub mod server_conn;
 pub mod shutdown;
 pub mod stats;
@@ -26,25 +27,22 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tigger_proto::auth::secret::Secret;
-use tigger_proto::client::ClientLimits;
 use tigger_proto::error::Error;
 use tigger_proto::parameters::Tracked;
 use tigger_proto::pool::quota::Quota;
-use tigger_proto::pool::{PoolLimits, PoolMode};
 use tigger_proto::server::login::ServerSecret;
 use tokio::sync::{Notify, watch};
 
 use crate::admin::Console;
 use crate::config::{AuthType, Config, ConfigError, Database, Warning};
 use crate::kernel_path::KernelPath;
-use crate::net::connect::TcpOptions;
 use crate::net::resolver::Resolver;
 use clients::{ClientInfo, Clients};
-use pool::{LinkRules, Pool, PoolConfig, PoolName};
+use pool::{Pool, PoolName};
+use rules::PoolConfig;
 use shutdown::Phase;
 use stats::{Periods, Tally};
 use suspension::Suspension;
-use tested::Check;
 use users::Users;
 
 /// Everything that connections share.
@@ -175,7 +173,7 @@ impl Pooler {
         let quotas = (Arc::clone(&state.quota), self.user_quota(&name.user));
         self.set_quotas(&config, &line, &name.user, &quotas);
         let secret = server_secret(&line, &self.users(), &name.user);
-        let pool_config = pool_config(&config, line, &name.user);
+        let pool_config = PoolConfig::of(&config, line, &name.user);
         let pool = Arc::new(Pool::new(name.clone(), pool_config, quotas, secret, self));
         if state.is_paused() || self.all_paused.load(Ordering::Relaxed) {
             state.paused.store(true, Ordering::Relaxed);
@@ -262,7 +260,7 @@ impl Pooler {
                     let quotas = (Arc::clone(&self.database_state(&pool.database).quota), self.user_quota(&pool.user));
                     self.set_quotas(&config, &line, &pool.user, &quotas);
                     let secret = server_secret(&line, &self.users(), &pool.user);
-                    pool.set_config(pool_config(&config, line, &pool.user), secret);
+                    pool.set_config(PoolConfig::of(&config, line, &pool.user), secret);
                 }
                 // Removed, or another user is forced now.
                 line => {
@@ -383,44 +381,4 @@ fn server_secret(line: &Database, users: &Users, user: &str) -> ServerSecret {
         None => users.secret(user).cloned(),
     };
     ServerSecret { secret, client_key: None }
-}
-
-fn pool_config(config: &Config, line: Arc<Database>, user: &str) -> PoolConfig {
-    let settings = &config.settings;
-    let pool = config.pool_settings(&line, user);
-    let resets = pool.pool_mode == PoolMode::Session || settings.server_reset_query_always;
-    PoolConfig {
-        database: line,
-        link: LinkRules {
-            mode: pool.pool_mode,
-            limits: ClientLimits {
-                packet_len_max: settings.max_packet_size,
-                simple_query: !settings.disable_pqexec,
-                // In session mode the names of a client and those of its server are the same.
-                prepared_max: if pool.pool_mode == PoolMode::Session { 0 } else { settings.max_prepared_statements },
-                listens: pool.pool_mode != PoolMode::Session,
-            },
-        },
-        limits: PoolLimits {
-            pool_size: pool.pool_size,
-            min_pool_size: pool.min_pool_size,
-            reserve_pool_size: pool.reserve_pool_size,
-            reserve_pool_timeout: pool.reserve_pool_timeout,
-            server_lifetime: pool.server_lifetime,
-            server_idle_timeout: settings.server_idle_timeout,
-            server_check_delay: Check::new(settings).map(|check| check.delay).filter(|delay| !delay.is_zero()),
-            server_round_robin: settings.server_round_robin,
-            server_login_retry: settings.server_login_retry,
-            query_wait_timeout: pool.query_wait_timeout,
-        },
-        reset_query: settings.server_reset_query.clone().filter(|_| resets),
-        check: Check::new(settings),
-        protocol: settings.server_max_protocol_version,
-        connect_timeout: settings.server_connect_timeout,
-        kernel_path: pool.kernel_path,
-        kernel_path_reply_limit: pool.kernel_path_reply_limit,
-        tcp: TcpOptions::new(settings),
-        log_connections: settings.log_connections,
-        log_disconnections: settings.log_disconnections,
-    }
 }

@@ -16,7 +16,8 @@ use tigger_proto::server::login::{Login, Step, Welcome};
 use tigger_proto::wire::startup;
 
 use super::idle_watch::IdleWatch;
-use super::pool::{Pool, PoolConfig};
+use super::pool::Pool;
+use super::rules::PoolConfig;
 use super::server_conn::{ServerConn, ServerInfo};
 use crate::config::{Database, Host};
 use crate::kernel_path::KernelServer;

@@ -7,26 +7,23 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tigger_bypass::{Carried, Delivery};
-use tigger_proto::client::ClientLimits;
 use tigger_proto::error::{Error, Level};
 use tigger_proto::parameters::Tracked;
 use tigger_proto::pool::quota::{Quota, Scope};
 use tigger_proto::pool::shared::{Look, Shared};
-use tigger_proto::pool::{Action, Grant, Pool as Core, PoolLimits, PoolMode, ServerId};
+use tigger_proto::pool::{Action, Grant, Pool as Core, ServerId};
 use tigger_proto::prepared::Registry;
 use tigger_proto::server::login::{ServerSecret, Welcome};
-use tigger_proto::wire::version::Version;
 use tokio::sync::oneshot;
 
 use super::Pooler;
 use super::latency::{Histogram, Latencies};
 use super::listener::Listener;
+use super::rules::{LinkRules, PoolConfig};
 use super::server_conn::{ServerConn, ServerInfo};
 use super::stats::{Counters, Tally};
-use super::tested::Check;
-use crate::config::{self, Database, Host, LoadBalanceHosts};
+use crate::config::{Database, Host, LoadBalanceHosts};
 use crate::kernel_path::{self, KernelPath, SharedPool};
-use crate::net::connect::TcpOptions;
 
 /// How a waiting client is told.
 pub type Waiter = oneshot::Sender<Grant<Box<ServerConn>>>;
@@ -76,59 +73,6 @@ pub struct PoolName {
     pub database: Arc<str>,
     /// The user that servers are logged in as.
     pub user: Arc<str>,
-}
-
-/// What the configuration says about a pool.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PoolConfig {
-    /// The database's line.
-    pub database: Arc<Database>,
-    /// What each link needs.
-    pub link: LinkRules,
-    /// Sizes and times.
-    pub limits: PoolLimits,
-    /// SQL run at release, if this mode runs it.
-    pub reset_query: Option<String>,
-    /// Whether servers still answer is seen by this; `None`: it is not looked at.
-    pub check: Option<Check>,
-    /// The newest protocol that is asked for.
-    pub protocol: Version,
-    /// Longest time to connect and log in.
-    pub connect_timeout: Option<Duration>,
-    /// Whether the kernel path may serve its clients.
-    pub kernel_path: config::KernelPath,
-    /// Bytes that the kernel path may queue for a client.
-    pub kernel_path_reply_limit: u32,
-    /// Options of server sockets.
-    pub tcp: TcpOptions,
-    /// Log connects.
-    pub log_connections: bool,
-    /// Log disconnects.
-    pub log_disconnections: bool,
-}
-
-impl PoolConfig {
-    /// True when a server is checked each time that a client gets it.
-    pub fn checks_each_use(&self) -> bool {
-        self.check.as_ref().is_some_and(|check| check.delay.is_zero())
-    }
-}
-
-/// What the configuration says about a client and its server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinkRules {
-    /// When servers are released.
-    pub mode: PoolMode,
-    /// What clients may send.
-    pub limits: ClientLimits,
-}
-
-impl LinkRules {
-    /// Those of a replication client of the same pool.
-    #[must_use]
-    pub fn for_replication(self) -> Self {
-        Self { mode: PoolMode::Session, limits: ClientLimits { prepared_max: 0, listens: false, ..self.limits } }
-    }
 }
 
 impl Pool {

@@ -22,7 +22,8 @@ use super::scratch::{Pending, Scratch};
 use crate::kernel_path::Resumed;
 use crate::pooler::activity::Activity;
 use crate::pooler::clients::ClientInfo;
-use crate::pooler::pool::{LinkRules, Pool};
+use crate::pooler::pool::Pool;
+use crate::pooler::rules::LinkRules;
 use crate::pooler::server_conn::ServerConn;
 use crate::pooler::stats::Tally;
 
