@@ -171,6 +171,7 @@ impl Client {
         if limits.prepared_max > 0 {
             server.track();
         }
+        server.share(limits.listens);
         if self.collecting.is_some() {
             return self.collect(buf, server, limits);
         }

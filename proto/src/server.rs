@@ -41,6 +41,8 @@ pub struct Server {
     tracks: bool,
     /// They are out of date.
     retired: bool,
+    /// It has one client after the other, so that whatever it is listening to is nobody's.
+    shared: bool,
     /// How many requests with a ReadyForQuery were sent so far.
     group: u64,
     corrections: Vec<Correction>,
@@ -116,6 +118,7 @@ impl Server {
             statements: ServerStatements::default(),
             tracks: false,
             retired: false,
+            shared: false,
             group: 0,
             corrections: Vec::new(),
         }
@@ -126,9 +129,19 @@ impl Server {
         Self { packet_len_max, ..self }
     }
 
+    /// The same, which has one client after the other if `shared`: none of them gets the notifications that come.
+    pub fn shared(self, shared: bool) -> Self {
+        Self { shared, ..self }
+    }
+
     /// The same, whose clients' prepared statements are looked after if `tracks`.
     pub fn tracking(self, tracks: bool) -> Self {
         Self { tracks, ..self }
+    }
+
+    /// From now on it is `shared`, or not.
+    pub fn share(&mut self, shared: bool) {
+        self.shared = shared;
     }
 
     /// The tracked parameters as last reported.
@@ -292,7 +305,8 @@ impl Server {
             kind::READY_FOR_QUERY | kind::PARAMETER_STATUS => true,
             kind::ERROR_RESPONSE => !self.statements.is_empty() && header.len <= WHOLE_MESSAGE_LEN_MAX,
             kind::PARSE_COMPLETE | kind::CLOSE_COMPLETE => header.total() == HEADER_LEN,
-            kind::COMMAND_COMPLETE => self.tracks && ends_all(header, buf),
+            kind::COMMAND_COMPLETE => (self.tracks || self.shared) && ends_all(header, buf),
+            kind::NOTIFICATION_RESPONSE => self.shared,
             _ => false,
         };
         if !is_whole {
@@ -306,6 +320,11 @@ impl Server {
             kind::READY_FOR_QUERY => {
                 self.ready(body)?;
                 return Ok(Message::Ready(header.total()));
+            }
+            kind::NOTIFICATION_RESPONSE => {
+                // A client before had it listen in a way that was not noticed.
+                self.doomed = true;
+                return Ok(Message::Swallow(header.total()));
             }
             kind::PARAMETER_STATUS => {
                 if let Some((position, value)) = self.parameter(body, tracked)? {
@@ -351,6 +370,7 @@ impl Server {
             match header.kind {
                 kind::ERROR_RESPONSE => return Err(Error::ServerRefused(ErrorFields::read(body))),
                 kind::PARAMETER_STATUS => drop(self.parameter(body, tracked)?),
+                kind::NOTIFICATION_RESPONSE if self.shared => return Err(Error::ServerListens),
                 _ => {}
             }
             at += header.total();
@@ -378,6 +398,7 @@ impl Server {
         while let Some(header) = self.header(&buf[at..])? {
             let wanted = [kind::READY_FOR_QUERY, kind::PARAMETER_STATUS, kind::ERROR_RESPONSE];
             let is_end_of_all = header.kind == kind::COMMAND_COMPLETE && self.tracks && ends_all(header, &buf[at..]);
+            self.doomed |= self.shared && header.kind == kind::NOTIFICATION_RESPONSE;
             if !wanted.contains(&header.kind) && !is_end_of_all {
                 self.replied(header.kind)?;
                 at += self.walker.enter(header, buf.len() - at);
@@ -536,6 +557,44 @@ mod tests {
         server.handle_request(Request::Query);
         feed(&mut server, &replies(b'E'), &[]);
         assert!(!server.is_idle());
+    }
+
+    #[test]
+    fn notifications_of_shared_servers_are_nobodys() {
+        let tracked = Tracked::new([]);
+        let mut notification = Vec::new();
+        backend::message(&mut notification, kind::NOTIFICATION_RESPONSE, |out| {
+            out.extend_from_slice(b"\0\0\0\x01x\0\0")
+        });
+        let stream = [&notification[..], &replies(b'I')].concat();
+        let handle = |server: &mut Server, bytes: &[u8]| server.handle_bytes(bytes, &tracked, |_, _| {});
+        for shared in [false, true] {
+            let mut server = new(&tracked).shared(shared);
+            server.handle_request(Request::Query);
+            if shared {
+                assert_eq!(handle(&mut server, &stream[..7]), Ok(FromServer::Forward(0)));
+                let skip = notification.len();
+                assert_eq!(handle(&mut server, &stream), Ok(FromServer::Splice { forward: 0, skip, insert: None }));
+                assert_eq!(handle(&mut server, &stream[skip..]), Ok(FromServer::Ready(stream.len() - skip)));
+            } else {
+                assert_eq!(handle(&mut server, &stream), Ok(FromServer::Ready(stream.len())));
+            }
+            assert_eq!((server.is_idle(), server.is_spent()), (!shared, shared));
+            let mut idle = new(&tracked).shared(shared);
+            let expected = if shared { Err(Error::ServerListens) } else { Ok(notification.len()) };
+            assert_eq!(idle.handle_idle_bytes(&notification, &tracked), expected);
+        }
+    }
+
+    #[test]
+    fn settling_behind_copy_data() {
+        let mut server = new(&Tracked::new([]));
+        assert_eq!(server.settling(), Settling::Now);
+        server.handle_request(Request::Query);
+        server.handle_request(Request::CopyEnd);
+        assert_eq!(server.settling(), Settling::Soon);
+        server.handle_request(Request::Parse);
+        assert_eq!(server.settling(), Settling::Never);
     }
 
     #[test]

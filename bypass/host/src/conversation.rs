@@ -339,7 +339,7 @@ impl UserPath {
         let mut at = self.reply.pass(buf.len());
         while at < buf.len() {
             let header = Header::read(&buf[at..], MESSAGE_LEN_MAX).expect("a good header").expect("a whole header");
-            assert_eq!(reply_refusal(header.kind), None);
+            assert_eq!(reply_refusal(header.kind, self.rules), None);
             assert!(!ends_all(&buf[at..], self.rules), "{buf:?}");
             assert!(header.kind != b'E' || !self.named, "{buf:?}");
             self.backend.said(header.kind, !self.request.at_border());
@@ -418,7 +418,7 @@ impl UserPath {
         if self.named && buf[0] == b'E' {
             return Some("reply");
         }
-        let why = if self.cut.is_empty() { reply_refusal(buf[0]) } else { None };
+        let why = if self.cut.is_empty() { reply_refusal(buf[0], self.rules) } else { None };
         why.or_else(|| {
             // An answer to half a request, with which the server would be released, is refused, too.
             assert!(

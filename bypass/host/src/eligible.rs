@@ -71,8 +71,9 @@ pub fn named(seen: &[u8], rules: Rules) -> Option<&[u8]> {
 }
 
 /// Why a reply of this type is not for the kernel path.
-pub fn reply_refusal(kind: u8) -> Option<&'static str> {
+pub fn reply_refusal(kind: u8, rules: Rules) -> Option<&'static str> {
     match kind {
+        b'A' if rules.commands => Some("reply"),
         b'S' => Some("parameter"),
         b'G' | b'H' | b'W' | b'c' | b'd' => Some("copy"),
         b'1' | b'2' | b'3' | b'A' | b'C' | b'D' | b'E' | b'I' | b'N' | b'T' | b'Z' | b'n' | b's' | b't' => None,

@@ -31,6 +31,7 @@ void walk_new(struct walk_state *state, __u32 is_reply, __u32 flags, __u32 len_m
 	state->reply.len_max = len_max;
 	state->reply.owed = owed;
 	state->reply.prepared = flags & POOL_PREPARED;
+	state->reply.shared = flags & POOL_COMMANDS;
 }
 
 /* How many of these bytes were walked. */

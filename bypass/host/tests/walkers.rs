@@ -159,6 +159,7 @@ fn what_is_left_to_the_user_path() {
     check(Rules { commands: true, ..RULES }, "yvQ", "", ("y", ""));
     check(RULES, "vwaX", "", ("vwa", ""));
     check(Rules { commands: true, ..RULES }, "PBESaBES", "", ("PBES", ""));
+    check(Rules { commands: true, ..RULES }, "Q", "TDACz", ("Q", "TD"));
     check(Rules { simple_query: false, ..RULES }, "PBESQ", "", ("PBES", ""));
     check(Rules { packet_len_max: 12, ..RULES }, "Q", "", ("", ""));
     check(RULES, "Q", "TDCSz", ("Q", "TDC"));

@@ -58,6 +58,7 @@ struct reply_walk {
 	__u32 last_to_user;	/* a ReadyForQuery that leaves nothing owed is for the user path */
 	__u32 prepared;		/* so is the end of a command that removes all prepared statements */
 	__u32 named;		/* and an error: it may be that a prepared statement is out of date */
+	__u32 shared;		/* and a notification: the server has one client after the other, and it is nobody's */
 	__u32 readies;		/* ReadyForQuery met */
 	__u32 ends;		/* those of them with status I */
 };
@@ -246,6 +247,8 @@ static __always_inline int reply_refused(struct reply_walk *w, __u8 kind)
 	if (!reason && !w->owed)
 		reason = REASON_REPLY;
 	if (!reason && kind == 'E' && w->named)
+		reason = REASON_REPLY;
+	if (!reason && kind == 'A' && w->shared)
 		reason = REASON_REPLY;
 	if (!reason && kind == 'Z' && w->owed == 1 && w->last_to_user)
 		reason = REASON_RETURN;

@@ -65,7 +65,8 @@ enum pool_flags {
 	POOL_SESSION = 4,	/* session pooling: a server is kept until its client leaves */
 	POOL_NO_QUERY = 8,	/* disable_pqexec */
 	POOL_PREPARED = 16,	/* prepared statements have other names on servers than with clients */
-	POOL_COMMANDS = 32,	/* LISTEN, PREPARE and the like are carried out by user space */
+	POOL_COMMANDS = 32,	/* LISTEN, PREPARE and the like are carried out by user space, and so no server's notification is a
+				 * client's */
 };
 
 /* Why the kernel path left bytes to the user path, or gave a pair back. */

@@ -144,6 +144,7 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 	w->len_max = READ_ONCE(pool->packet_len_max);
 	w->last_to_user = !(flags & POOL_SESSION) && (word & (WORD_RETURN | WORD_CANCEL) || flags & POOL_PAUSED);
 	w->prepared = flags & POOL_PREPARED;
+	w->shared = flags & POOL_COMMANDS;
 	w->named = READ_ONCE(s->named);
 	w->readies = 0;
 	w->ends = 0;

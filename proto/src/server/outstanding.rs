@@ -205,7 +205,9 @@ impl Outstanding {
 
     /// Whether everything that was sent is answered, or will be without anything more.
     pub fn settling(&self) -> Settling {
-        match (self.mode, self.queue.back()) {
+        // Behind the end of COPY data, which nothing answers.
+        let mut last = self.queue.iter().rev().filter(|owed| owed.request != Request::CopyEnd);
+        match (self.mode, last.next()) {
             (Mode::Normal, None) if !self.begun => Settling::Now,
             (Mode::Normal, Some(last)) if ends(last.request) => Settling::Soon,
             _ => Settling::Never,

@@ -89,7 +89,8 @@ async fn open(
     let LoggedIn { stream, unread, welcome, key, .. } = logged_in;
     let server = Server::new(welcome.tracked.clone())
         .with_packet_len_max(config.link.limits.packet_len_max)
-        .tracking(config.link.limits.prepared_max > 0);
+        .tracking(config.link.limits.prepared_max > 0)
+        .shared(config.link.limits.listens);
     let (watch, info) = (IdleWatch::new(pool, id), Arc::new(info));
     let server = ServerConn { id, stream, server, unread, info, delivered: 0, watch, kernel, welcome: None };
     Ok((Box::new(server), welcome, key))

@@ -115,6 +115,44 @@ fn those_who_listen_are_served_by_the_user_path() {
     heard(&proxy);
 }
 
+/// LISTEN in a form that is not known goes to a server that has other clients next: nobody gets what it is told.
+fn strays(postgres: &Postgres, proxy: &Proxy) {
+    let [mut stray, mut sender, mut other] = [(); 3].map(|()| Wire::new(proxy));
+    let mut console = Console::new(proxy);
+    // Both while it is somebody's and while it is idle.
+    for busy in [true, false] {
+        let before = other.value("select pg_backend_pid()");
+        stray.query("/* not known */ LISTEN strays");
+        stray.query("select 1; LISTEN strays");
+        assert_eq!(stray.value("select pg_backend_pid()"), before);
+        if busy {
+            sender.query("begin");
+            sender.query("notify strays, 'nobody'");
+            sender.query("commit");
+        } else {
+            postgres.psql("notify strays, 'nobody'").unwrap();
+        }
+        until("another server", || {
+            let reply = other.query("select pg_backend_pid()");
+            assert!(!reply.kinds.contains('A'), "{reply:?}");
+            reply.value() != before
+        });
+        for client in [&mut stray, &mut sender, &mut other] {
+            assert_eq!(client.query("select 1").kinds, "TDCZ");
+        }
+        assert_eq!(other.value("select count(*) from pg_listening_channels()"), "0");
+    }
+    console.until_quiet("postgres");
+}
+
+#[test]
+fn strays_reach_nobody() {
+    let Some(postgres) = postgres() else { return };
+    strays(postgres, &proxy(&shared(postgres)));
+    strays(postgres, &proxy(&shared(postgres).setting("max_prepared_statements", "0")));
+    strays(postgres, &proxy(&shared(postgres).setting("kernel_path", "off")));
+}
+
 #[test]
 fn within_transactions() {
     let Some(postgres) = postgres() else { return };

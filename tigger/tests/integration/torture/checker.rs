@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::expect::{Expect, Row};
-use super::script::Ending;
+use super::script::{Ending, Notifications};
 
 /// The reading side of one connection.
 #[derive(Debug)]
@@ -11,6 +11,7 @@ pub(super) struct Checker {
     /// With what this client's values of tracked parameters begin.
     own: String,
     expects: VecDeque<Expect>,
+    notifications: Notifications,
     cancelable: bool,
     state: State,
     /// Messages of the script that have come, without those that may come at any time.
@@ -54,6 +55,7 @@ impl Checker {
         Self {
             own,
             expects: VecDeque::new(),
+            notifications: Notifications::default(),
             cancelable: false,
             state: State::Header(Vec::new()),
             messages: 0,
@@ -64,15 +66,19 @@ impl Checker {
     }
 
     /// From now on these are expected. The ones before must have come.
-    pub(super) fn begin(&mut self, expects: VecDeque<Expect>, ending: Ending) {
+    pub(super) fn begin(&mut self, expects: VecDeque<Expect>, ending: Ending, notifications: Notifications) {
         assert!(self.is_satisfied(), "a script begins before the last one ended");
         (self.expects, self.messages) = (expects, 0);
+        self.notifications.certain = notifications.certain;
+        self.notifications.possible.extend(notifications.possible);
         self.cancelable = ending == Ending::MayBeCancelled;
     }
 
     /// True when all that was expected has come, and nothing of a further message.
     pub(super) fn is_satisfied(&self) -> bool {
-        self.expects.is_empty() && matches!(&self.state, State::Header(header) if header.is_empty())
+        self.expects.is_empty()
+            && self.notifications.certain.is_empty()
+            && matches!(&self.state, State::Header(header) if header.is_empty())
     }
 
     /// Compares bytes.
@@ -167,8 +173,10 @@ impl Checker {
     }
 
     fn message(&mut self, kind: u8, body: Vec<u8>) -> Result<(), String> {
-        if kind == b'S' {
-            return self.parameter(&body);
+        match kind {
+            b'S' => return self.parameter(&body),
+            b'A' => return self.notification(&body),
+            _ => {}
         }
         let report = if matches!(kind, b'E' | b'N') { Report::read(&body) } else { Report::default() };
         if kind == b'E' && (report.severity == "FATAL" || self.fatal.is_some()) {
@@ -185,6 +193,11 @@ impl Checker {
             }
             Some(Expect::Notice { message }) => kind == b'N' && report.message == *message,
             Some(Expect::Key) => kind == b'K',
+            Some(Expect::Listening) if report.is(TERMINATED) || report.is(SERVER_LOST) => {
+                self.notifications.doubt();
+                true
+            }
+            Some(Expect::Listening) => (kind, &*body) == (b'C', b"LISTEN\0"),
             Some(Expect::Rows(_)) | None => false,
         };
         if fits {
@@ -214,13 +227,28 @@ impl Checker {
         if own { Ok(()) } else { Err(format!("{name} became {value}, which is not {}'s", self.own)) }
     }
 
+    fn notification(&mut self, body: &[u8]) -> Result<(), String> {
+        let mut texts =
+            body[PROCESS_LEN..].split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
+        let got = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
+        let Notifications { certain, possible } = &mut self.notifications;
+        for notifications in [certain, possible] {
+            if let Some(at) = notifications.iter().position(|notification| *notification == got) {
+                notifications.remove(at);
+                return Ok(());
+            }
+        }
+        Err(format!("it is notified of {got:?}, expected are {:?}", self.notifications))
+    }
+
     /// For messages of failures.
     pub(super) fn instead_of(&self) -> String {
         let next: Vec<_> = self.expects.iter().take(3).collect();
         let came = self.messages;
         format!(
-            "expected after {came} messages: {next:?} and {} more; {:?}",
+            "expected after {came} messages: {next:?} and {} more, notified of {:?}; {:?}",
             self.expects.len() - next.len(),
+            self.notifications.certain,
             self.state
         )
     }
@@ -263,4 +291,6 @@ const QUERY_CANCELED: &str = "57014";
 /// Longest body of a message that is not a row; the scripts ask for nothing longer.
 const BODY_LEN_MAX: usize = 4096;
 const HEADER_LEN: usize = 5;
+/// The process number in a NotificationResponse.
+const PROCESS_LEN: usize = 4;
 const LENGTH_LEN: usize = 4;

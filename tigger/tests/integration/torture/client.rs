@@ -79,6 +79,8 @@ pub(super) struct Client {
     /// What it did last, for the message of a failure.
     history: VecDeque<String>,
     first: Act,
+    /// It may be listening: then it loses its connection with the server that listens for all.
+    may_listen: bool,
 }
 
 impl Client {
@@ -87,7 +89,7 @@ impl Client {
         // So that everything is done at least once.
         let nth = number % (PIECES.len() + ACTS.len());
         let first = nth.checked_sub(PIECES.len()).map_or(Act::Piece(nth), |act| ACTS[act].1);
-        Self { common, composer, counts: Counts::new(), history: VecDeque::new(), first }
+        Self { common, composer, counts: Counts::new(), history: VecDeque::new(), first, may_listen: false }
     }
 
     /// Runs until the time is over.
@@ -140,6 +142,7 @@ impl Client {
     async fn login(&mut self) -> Result<Option<Session>, String> {
         let parameters = self.composer.startup();
         self.note(format!("login with {parameters:?}"));
+        self.may_listen = false;
         let mut session = Session::connect(self.common.address, self.composer.own(), self.common.deadline).await?;
         let outcome = session.login(&parameters, &mut self.composer.random).await?;
         self.after(session, outcome)
@@ -157,6 +160,7 @@ impl Client {
             Act::Cancel => (self.composer.cancelled(), Vec::new()),
             Act::Terminate => (self.composer.terminated(), Vec::new()),
         };
+        self.may_listen |= !script.notifications.is_empty();
         let manner = Manner::choose(&mut self.composer.random, &script);
         self.note(format!("{act:?}: {names:?}, {:?}", manner.names));
         manner.names.iter().chain(&names).for_each(|name| self.count(name, 1));
@@ -177,10 +181,11 @@ impl Client {
     /// The session, if it goes on. An end that this client did not ask for must be due to the killer: they are counted.
     fn after(&mut self, session: Session, outcome: Outcome) -> Result<Option<Session>, String> {
         if outcome == Outcome::Answered {
+            self.may_listen = self.composer.listens;
             return Ok(Some(session));
         }
         check_end(&session)?;
-        self.count(KILLED, 1);
+        self.count(if self.may_listen { LISTENER_LOST } else { KILLED }, 1);
         Ok(None)
     }
 
@@ -250,3 +255,5 @@ const HISTORY_MAX: usize = 6;
 const PIPELINE: &str = "pipeline";
 const CANCELLED: &str = "cancelled query";
 pub(super) const KILLED: &str = "killed by another";
+/// The same of one that may have listened, whose server or that which listens was killed.
+const LISTENER_LOST: &str = "killed while listening";

@@ -15,6 +15,8 @@ pub(super) enum Expect {
     Notice { message: String },
     /// BackendKeyData, whatever the key.
     Key,
+    /// The end of a LISTEN, which fails where the server that listens is lost.
+    Listening,
 }
 
 impl Expect {
@@ -22,7 +24,7 @@ impl Expect {
     pub(super) fn messages(&self) -> usize {
         match self {
             Self::Rows(rows) => rows.left(),
-            Self::Message { .. } | Self::Error { .. } | Self::Notice { .. } | Self::Key => 1,
+            Self::Message { .. } | Self::Error { .. } | Self::Notice { .. } | Self::Key | Self::Listening => 1,
         }
     }
 
@@ -41,6 +43,7 @@ impl fmt::Debug for Expect {
             Self::Error { sqlstate, message } => write!(f, "E {sqlstate} {message}"),
             Self::Notice { message } => write!(f, "N {message}"),
             Self::Key => write!(f, "K"),
+            Self::Listening => write!(f, "C LISTEN"),
         }
     }
 }

@@ -49,6 +49,9 @@ pub(super) const PIECES: &[Piece] = {
         Piece { name: "failed transaction", weight: 3, place: Outside, add: Composer::failed_transaction },
         Piece { name: "error", weight: 4, place: Outside, add: Composer::error },
         Piece { name: "error in a pipeline", weight: 4, place: Outside, add: Composer::extended_error },
+        Piece { name: "prepared with SQL", weight: 8, place: Outside, add: Composer::prepared_with_sql },
+        Piece { name: "listen and notify", weight: 2, place: Outside, add: Composer::listen },
+        Piece { name: "unlisten", weight: 2, place: Outside, add: Composer::unlisten },
         Piece { name: "set", weight: 4, place: Outside, add: Composer::set },
         Piece { name: "show", weight: 4, place: Anywhere, add: Composer::show },
     ]
@@ -74,6 +77,8 @@ pub(super) struct Composer {
     time_zone: String,
     /// Which of its prepared statements it has made since it has logged in.
     prepared: [bool; PREPARED],
+    /// At the end of all scripts so far it listens to something.
+    pub(super) listens: bool,
     /// Nobody kills backends any more.
     pub(super) calm: bool,
 }
@@ -89,6 +94,7 @@ impl Composer {
             application_name,
             time_zone,
             prepared: Default::default(),
+            listens: false,
             calm: false,
         }
     }
@@ -108,6 +114,7 @@ impl Composer {
     pub(super) fn startup(&mut self) -> Vec<(&'static str, String)> {
         (self.application_name, self.time_zone) = (self.token(), self.new_time_zone());
         self.prepared = Default::default();
+        self.listens = false;
         vec![
             ("user", "postgres".into()),
             ("database", "postgres".into()),
@@ -305,6 +312,54 @@ impl Composer {
         }
         script.sync();
         script.ready();
+    }
+
+    /// PREPARE, EXECUTE and DEALLOCATE, perhaps in one transaction, which may be rolled back: that undoes nothing of it.
+    fn prepared_with_sql(&mut self, script: &mut Script) {
+        let ends = [None, Some(("commit", "COMMIT")), Some(("rollback", "ROLLBACK"))];
+        let end = self.random.pick(&ends);
+        let (name, which) = (self.token(), self.random.range(0, PREPARED - 1));
+        let column = format!("column{which}");
+        if end.is_some() {
+            script.command("begin", "BEGIN", b'T');
+        }
+        let status = script.status;
+        script.command(&format!("prepare {name} (text) as select $1 as {column}"), "PREPARE", status);
+        for _ in 0..self.random.range(1, 3) {
+            let token = self.token();
+            script.query(&format!("execute {name} ('{token}')"));
+            one_row(script, &column, &token);
+            script.ready();
+        }
+        if let Some((sql, tag)) = end {
+            script.command(sql, tag, b'I');
+            let token = self.token();
+            script.query(&format!("execute {name} ('{token}')"));
+            one_row(script, &column, &token);
+            script.ready();
+        }
+        script.command(&format!("deallocate {name}"), "DEALLOCATE", b'I');
+    }
+
+    /// Listens to one of its few channels and notifies itself.
+    fn listen(&mut self, script: &mut Script) {
+        let channel = format!("{}channel{}", self.own(), self.random.range(1, 3));
+        script.query(&format!("listen {channel}"));
+        script.expect(Expect::Listening);
+        script.ready();
+        self.listens = true;
+        for _ in 0..self.random.range(1, 3) {
+            let token = self.token();
+            script.command(&format!("notify {channel}, '{token}'"), "NOTIFY", b'I');
+            script.notifications.certain.push((channel.clone(), token));
+        }
+    }
+
+    #[allow(clippy::unused_self, reason = "a piece like the others")]
+    fn unlisten(&mut self, script: &mut Script) {
+        self.listens = false;
+        script.command("unlisten *", "UNLISTEN", b'I');
+        script.notifications.doubt();
     }
 
     /// A named statement and a named portal, which is read in two parts while the statement is used again.

@@ -41,7 +41,28 @@ pub(super) struct Script {
     /// server is killed at that moment, the proxy takes it for the end that it asked for, and the client goes on after a
     /// FATAL, with replies missing: so there is no such COPY while there are kills.
     pub(super) in_doubt: bool,
+    pub(super) notifications: Notifications,
     messages: usize,
+}
+
+/// Notifications, by channel and payload, each of which comes once at the most, whenever it likes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Notifications {
+    /// Those that come.
+    pub(super) certain: Vec<(String, String)>,
+    /// Those that may have been lost.
+    pub(super) possible: Vec<(String, String)>,
+}
+
+impl Notifications {
+    pub(super) fn is_empty(&self) -> bool {
+        self.certain.is_empty() && self.possible.is_empty()
+    }
+
+    /// The client listens no more, or does not know whether it does.
+    pub(super) fn doubt(&mut self) {
+        self.possible.append(&mut self.certain);
+    }
 }
 
 impl Script {
@@ -53,6 +74,7 @@ impl Script {
             ending: Ending::Answered,
             status: b'I',
             in_doubt: false,
+            notifications: Notifications::default(),
             messages: 0,
         }
     }

@@ -74,7 +74,7 @@ impl Session {
     /// # Errors
     /// Says which byte was wrong, or what is missing at the deadline.
     pub(super) async fn converse(&mut self, script: Script, mut manner: Manner) -> Result<Outcome, String> {
-        self.checker.begin(script.expects, script.ending);
+        self.checker.begin(script.expects, script.ending, script.notifications);
         let mut sending = Sending { bytes: &script.bytes, parts: &manner.parts, sent: 0, not_before: None };
         let mut read_from = Instant::now();
         if manner.reads_late {
