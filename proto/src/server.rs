@@ -564,7 +564,7 @@ mod tests {
         let tracked = Tracked::new([]);
         let mut notification = Vec::new();
         backend::message(&mut notification, kind::NOTIFICATION_RESPONSE, |out| {
-            out.extend_from_slice(b"\0\0\0\x01x\0\0")
+            out.extend_from_slice(b"\0\0\0\x01x\0\0");
         });
         let stream = [&notification[..], &replies(b'I')].concat();
         let handle = |server: &mut Server, bytes: &[u8]| server.handle_bytes(bytes, &tracked, |_, _| {});
