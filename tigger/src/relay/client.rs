@@ -99,8 +99,8 @@ impl ClientConn {
                 break farewell;
             }
         };
-        let farewell = self.part(farewell).await;
-        self.leave(farewell).await;
+        let farewell = Box::pin(self.part(farewell)).await;
+        Box::pin(self.leave(farewell)).await;
     }
 
     /// Serves a replication client, which is linked to its own server as long as both live.
@@ -114,7 +114,8 @@ impl ClientConn {
         self.leave(farewell).await;
     }
 
-    /// One turn: idle until a request comes, then linked until the server is released.
+    /// One turn: idle until a request comes, then linked until the server is released. What is done rarely is boxed: idle clients
+    /// pay for the largest of all that may be awaited here.
     async fn serve_one(&mut self) -> Result<(), Farewell> {
         self.guard.info.set_activity(Activity::Idle { since: Instant::now() });
         let next = self.idle().await?;
@@ -126,7 +127,7 @@ impl ClientConn {
                 Link::new(server, self.pool.link_rules(), asked)
             }
             Next::TakenBack(link) => *link,
-            Next::Command => return self.carry_out_unlinked().await,
+            Next::Command => return Box::pin(self.carry_out_unlinked()).await,
         };
         let Some(mut link) = self.push(link)? else { return Ok(()) };
         if self.kernel.as_ref().is_some_and(|kernel| kernel.is_remote()) {
@@ -137,7 +138,7 @@ impl ClientConn {
             if end != LinkEnd::Command {
                 break end;
             }
-            match self.carry_out(&mut link).await {
+            match Box::pin(self.carry_out(&mut link)).await {
                 Ok(()) if link.is_over(self) && self.carry.is_empty() => break LinkEnd::Released,
                 Ok(()) => {}
                 Err(end) => break end,
@@ -153,8 +154,8 @@ impl ClientConn {
             if self.client.parameters.served_by(server.server.parameters()) {
                 return Ok(server);
             }
-            if let Some(server) = self.reset_parameters(server).await {
-                return self.set_parameters(server).await;
+            if let Some(server) = Box::pin(self.reset_parameters(server)).await {
+                return Box::pin(self.set_parameters(server)).await;
             }
         }
     }
@@ -281,7 +282,7 @@ impl ClientConn {
                 (_, None) => unreachable!("a client that must wait has a place in the queue"),
             };
             let server = match self.check_alive(server) {
-                Some(server) if checks => self.check(server).await,
+                Some(server) if checks => Box::pin(self.check(server)).await,
                 server => server,
             };
             if let Some(server) = server {

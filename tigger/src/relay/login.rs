@@ -38,7 +38,7 @@ pub(super) async fn serve(pooler: Arc<Pooler>, guard: Guard, stream: Stream) {
     let login = Box::pin(log_in(&pooler, guard, stream));
     match login.await {
         Outcome::Client(client) => client.serve().await,
-        Outcome::Replication(client, server) => client.serve_replication(server).await,
+        Outcome::Replication(client, server) => Box::pin(client.serve_replication(server)).await,
         Outcome::Console(session) => Box::pin(session.serve()).await,
         Outcome::Over => {}
     }
