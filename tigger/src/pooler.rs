@@ -288,13 +288,22 @@ impl Pooler {
     /// PAUSE: no client of these pools is linked from now on; idle servers are closed.
     pub fn pause(&self, database: Option<&str>) {
         self.set_paused(database, true);
-        self.pools_of(database).for_each(|pool| pool.run(tigger_proto::pool::Pool::pause));
+        self.pools_of(database).for_each(|pool| {
+            pool.run(tigger_proto::pool::Pool::pause);
+            pool.end_listening(&Error::PauseMode);
+        });
     }
 
     /// RESUME, after PAUSE or KILL.
     pub fn resume(&self, database: Option<&str>) {
         self.set_paused(database, false);
         self.pools_of(database).for_each(|pool| pool.run(|core| core.resume(Instant::now())));
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until this pool is not paused.
+    pub async fn unpaused(&self, pool: &Arc<Pool>) {
+        self.until(|| !pool.run(|core| core.is_paused())).await;
     }
 
     fn set_paused(&self, database: Option<&str>, paused: bool) {
@@ -330,7 +339,10 @@ impl Pooler {
 
     /// RECONNECT: every server is replaced when it is released.
     pub fn reconnect(&self, database: Option<&str>) {
-        self.pools_of(database).for_each(|pool| pool.run(|core| core.reconnect(Instant::now(), &Error::CloseNeeded)));
+        self.pools_of(database).for_each(|pool| {
+            pool.run(|core| core.reconnect(Instant::now(), &Error::CloseNeeded));
+            pool.end_listening(&Error::DatabaseConfigChanged);
+        });
     }
 
     /// KILL: all clients and servers are disconnected at once; the database stays paused.

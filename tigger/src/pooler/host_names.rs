@@ -11,6 +11,7 @@ use tigger_proto::pool::ServerId;
 
 use super::Pooler;
 use super::pool::Pool;
+use super::server_conn::ServerInfo;
 use crate::config::{Config, Host};
 use crate::net::connect::Place;
 use crate::net::resolver::{Found, Lifetimes};
@@ -39,10 +40,14 @@ impl Pool {
     /// The host of this name is at these addresses: servers that were connected to it elsewhere are replaced.
     fn replace_elsewhere(self: &Arc<Self>, name: &str, addresses: &[SocketAddr]) {
         let elsewhere = |server: &SocketAddr| addresses.iter().all(|known| known.ip().to_canonical() != server.ip());
-        let servers: Vec<ServerId> = self.servers_of(|info| {
+        let is_elsewhere = |info: &ServerInfo| {
             matches!(&info.host, Host::Tcp(host) if host == name)
                 && info.remote.socket_addr().is_some_and(|at| elsewhere(&at))
-        });
+        };
+        if self.listening_server().is_some_and(|info| is_elsewhere(&info)) {
+            self.end_listening(&Error::DatabaseConfigChanged);
+        }
+        let servers: Vec<ServerId> = self.servers_of(is_elsewhere);
         if !servers.is_empty() {
             tracing::info!("{}/{}: {} servers are no longer at {name}", self.database, self.user, servers.len());
             self.run(|core| core.replace(Instant::now(), |id| servers.contains(&id), &Error::CloseNeeded));

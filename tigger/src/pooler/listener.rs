@@ -81,11 +81,13 @@ enum Ask {
         inbox: Arc<Inbox>,
     },
     Leave(Arc<Inbox>),
+    /// The server must go.
+    End(Error),
 }
 
 impl Pool {
-    /// Listens to `channel` for a client, which has sent `sql`, until it leaves or [`Self::unlisten`] is called. Its inbox gets each message that is
-    /// sent after this.
+    /// Listens to `channel` for a client, which has sent `sql`, until it leaves or [`Self::unlisten`] is called. Its inbox
+    /// gets each message that is sent after this.
     ///
     /// # Errors
     /// There is no server to listen with, or it refuses; the client's `client_encoding` is another than that server's, so that
@@ -111,6 +113,12 @@ impl Pool {
     /// The client does not listen to anything any more.
     pub fn leave(self: &Arc<Self>, inbox: &Arc<Inbox>) {
         self.ask(Ask::Leave(Arc::clone(inbox)));
+    }
+
+    /// The server that listens must be replaced, or must not be there: those who listen are disconnected for this `reason`,
+    /// because they could miss something, and may ask for another one.
+    pub(super) fn end_listening(self: &Arc<Self>, reason: &Error) {
+        self.ask(Ask::End(reason.clone()));
     }
 
     /// The server that listens.
@@ -283,6 +291,7 @@ impl Task {
                     self.unlisten(&channel).await?;
                 }
             }
+            Ask::End(reason) => return Err(reason),
             Ask::Leave(inbox) => {
                 for channel in self.channels.leave(&inbox) {
                     self.unlisten(&channel).await?;

@@ -167,6 +167,9 @@ impl Pool {
                 core.reconnect(now, &Error::DatabaseConfigChanged);
             }
         });
+        if changed {
+            self.end_listening(&Error::DatabaseConfigChanged);
+        }
     }
 
     /// The host for a new server.

@@ -91,11 +91,14 @@ impl ClientConn {
         let message = std::mem::take(&mut self.carry);
         let (command, len) = Command::read(&message).expect("it was found to be one");
         self.carry = message[len..].to_vec();
+        let listened = async {
+            // Within a transaction it does not wait: the pause waits for that.
+            self.pooler.unpaused(&self.pool).await;
+            listen(&mut self.listening, &self.pool, &self.guard.info, &self.client, &command).await
+        };
         let outcome = tokio::select! {
             biased;
-            result = listen(&mut self.listening, &self.pool, &self.guard.info, &self.client, &command) => {
-                Outcome::of(result)
-            }
+            result = listened => Outcome::of(result),
             // What it sends meanwhile stays where it is.
             reason = std::future::poll_fn(|cx| self.guard.info.poll_end(cx)) => return Err(Farewell::Told(reason)),
         };

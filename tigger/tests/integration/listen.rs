@@ -295,6 +295,37 @@ fn a_listening_server_that_is_lost() {
 }
 
 #[test]
+fn a_listening_server_that_must_go() {
+    let Some(postgres) = own_postgres() else { return };
+    let options = shared(&postgres);
+    let proxy = proxy(&options);
+    let mut console = Console::new(&proxy);
+    let mut other = Wire::new(&proxy);
+    let check = |console: &mut Console, command: &str, reason: &str| {
+        let mut listener = Wire::new(&proxy);
+        listener.listen("LISTEN jobs");
+        console.table(command);
+        assert_eq!(listener.last_words(), Refusal::fatal(reason));
+        until("nobody listens", || postgres.psql(LISTENING).unwrap() == "0");
+    };
+    check(&mut console, "RECONNECT", "database configuration changed");
+    proxy.rewrite(&options.database(&format!("postgres = host=localhost port={}", postgres.port()))).unwrap();
+    check(&mut console, "RELOAD", "database configuration changed");
+    check(&mut console, "PAUSE", "pause mode");
+    // Who wants to listen now must wait.
+    other.start("LISTEN jobs");
+    console.until_pool("postgres", "cl_active", 1);
+    assert_eq!(postgres.psql(LISTENING).unwrap(), "0");
+    console.table("RESUME");
+    assert_eq!(other.reply().tags, ["LISTEN"]);
+    Wire::new(&proxy).query("notify jobs, 'after'");
+    other.assert_notified("jobs", "after");
+}
+
+/// How many sessions of PostgreSQL have done nothing but LISTEN last.
+const LISTENING: &str = "select count(*) from pg_stat_activity where query ilike 'listen jobs%'";
+
+#[test]
 fn what_cannot_be_listened_to() {
     let Some(postgres) = postgres() else { return };
     let proxy = proxy(&shared(postgres).setting("max_db_connections", "1"));
