@@ -2,7 +2,7 @@
 
 use tigger_testkit::{Conninfo, Psql};
 
-use crate::support::{Console, options, own_postgres, postgres, proxy, until};
+use crate::support::{Console, options, postgres, proxy};
 use crate::wire::Wire;
 
 #[test]
@@ -154,19 +154,4 @@ fn a_notification_reaches_its_listener_in_session_mode() {
     postgres.psql("notify tigger_test, 'wake up'").unwrap();
     let (kind, body) = listener.message().unwrap();
     assert_eq!((kind, &body[4..]), (b'A', &b"tigger_test\0wake up\0"[..]));
-}
-
-#[test]
-fn a_notification_for_nobody_is_dropped_in_transaction_mode() {
-    // Of its own: every backend of a database gets notifications of the channels it listens on.
-    let Some(postgres) = own_postgres() else { return };
-    let proxy = proxy(&options(&postgres).pool_size(1));
-    let mut client = Wire::new(&proxy);
-    let pid = client.value("listen lost; select pg_backend_pid()");
-    let mut console = Console::new(&proxy);
-    console.until_pool("postgres", "sv_idle", 1);
-    postgres.psql("notify lost, 'to an idle server'").unwrap();
-    until("the notification was sent", || postgres.psql("select pg_notification_queue_usage()").unwrap() == "0");
-    assert_eq!(client.query("select 1").kinds, "TDCZ");
-    assert_eq!(client.value("select pg_backend_pid()"), pid, "the server was not closed for it");
 }
