@@ -187,7 +187,7 @@ impl Client {
                         b'P' | b'B' | b'D' | b'C' if limits.has_commands() => {
                             self.replace(header, &buf[at..], server, limits)?
                         }
-                        b'Q' if limits.has_commands() => self.replace_query(header, &buf[at..], server, limits),
+                        b'Q' if limits.has_commands() => self.replace_query(header, &buf[at..], server, limits)?,
                         _ => Replaced::No,
                     };
                     match replaced {

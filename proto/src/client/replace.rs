@@ -136,10 +136,10 @@ impl Client {
         buf: &[u8],
         server: &mut Server,
         limits: ClientLimits,
-    ) -> Replaced {
+    ) -> Result<Replaced, Error> {
         let command = match Command::look(header, buf) {
-            Look::None => return Replaced::No,
-            Look::Later => return Replaced::Later,
+            Look::None => return Ok(Replaced::No),
+            Look::Later => return Ok(Replaced::Later),
             Look::Command(command) => command,
         };
         let is_ours = match &command {
@@ -147,17 +147,19 @@ impl Client {
             Command::Prepare { .. } => limits.prepared_max > 0,
             Command::Execute { name, .. } => match self.statements.commanded(name) {
                 Some(statement) if server.has_statement(&statement) => {
-                    return self.rename_command(header, buf, &command, server, &statement);
+                    return Ok(self.rename_command(header, buf, &command, server, &statement));
                 }
                 statement => statement.is_some(),
             },
             Command::Deallocate(name) => self.statements.has_any(name),
         };
         match server.settling() {
-            Settling::Soon if is_ours => Replaced::Hold,
+            _ if !is_ours => Ok(Replaced::No),
+            Settling::Soon => Ok(Replaced::Hold),
             // In a failed transaction the server refuses it.
-            Settling::Now if is_ours && server.status() != TransactionStatus::Failed => Replaced::ByDriver,
-            _ => Replaced::No,
+            Settling::Now if server.status() != TransactionStatus::Failed => Ok(Replaced::ByDriver),
+            Settling::Never if server.prospect() == Prospect::Unknown => wait_for_end(server),
+            _ => Ok(Replaced::No),
         }
     }
 

@@ -126,7 +126,13 @@ impl ClientConn {
                 self.introduce(&mut server);
                 Link::new(server, self.pool.link_rules(), asked)
             }
-            Next::TakenBack(link) => *link,
+            Next::TakenBack(link) => {
+                // What we say ourselves next must not overtake what the server said last.
+                if let Err(end) = link.landed().await {
+                    return self.unlink(*link, end);
+                }
+                *link
+            }
             Next::Command => return Box::pin(self.carry_out_unlinked()).await,
         };
         let Some(mut link) = self.push(link)? else { return Ok(()) };

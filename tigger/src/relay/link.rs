@@ -19,7 +19,7 @@ use tokio::time::Sleep;
 use super::client::ClientConn;
 use super::handover::DRAIN_POLL;
 use super::scratch::{Pending, Scratch};
-use crate::kernel_path::Resumed;
+use crate::kernel_path::{CutShort, Resumed};
 use crate::pooler::activity::Activity;
 use crate::pooler::clients::ClientInfo;
 use crate::pooler::pool::Pool;
@@ -172,13 +172,17 @@ impl Link {
     /// A server of which nobody knows what it owes is asked to end. What it still says is the client's, which then goes
     /// on with another one.
     fn end_if_spent(&mut self, client: &ClientConn, cx: &mut Context<'_>) {
-        if self.server.server.is_spent() && self.may_part(client) {
+        if self.must_end(client) {
             self.server.server.handle_terminate();
             // If it cannot be sent, the server is gone, which is what it asks for.
             if self.to_server.send(&mut self.server.stream, cx, &TERMINATE).is_err() {
                 self.to_server = Pending::default();
             }
         }
+    }
+
+    fn must_end(&self, client: &ClientConn) -> bool {
+        self.server.server.is_spent() && self.may_part(client)
     }
 
     /// Each direction once; false when nothing moved and the sockets will wake the task.
@@ -195,7 +199,8 @@ impl Link {
             Poll::Ready(Err(_)) => return Err(LinkEnd::ClientLeft(Error::ClientUnexpectedEof)),
             Poll::Pending => {}
         }
-        if moved && self.is_over(client) {
+        // Before the client's next request is met, which must go to another server.
+        if moved && (self.is_over(client) || self.must_end(client)) {
             return Ok(true);
         }
         match self.poll_flush(cx) {
@@ -282,6 +287,17 @@ impl Link {
         result?;
         sent.map_err(|_| LinkEnd::ClientLeft(Error::ClientUnexpectedEof))?;
         Ok(true)
+    }
+
+    /// Waits until the last reply that the kernel path carried is where it belongs, if the server owes nothing: then it is not
+    /// inside a send that waits for us.
+    pub(super) async fn landed(&self) -> Result<(), LinkEnd> {
+        match &self.server.kernel {
+            Some(kernel) if !self.server.server.owes() => {
+                kernel.landed().await.map_err(|CutShort| LinkEnd::ServerFails(Error::ServerCrashed))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Ready when the server notices what is sent to it over TCP.

@@ -182,7 +182,10 @@ impl Checker {
         if kind == b'E' && (report.severity == "FATAL" || self.fatal.is_some()) {
             // PostgreSQL's last word may be followed by the proxy's, as with PgBouncer.
             return match self.fatal.replace(report.clone()) {
-                Some(first) if !report.is(SERVER_LOST) => Err(format!("{report:?} after {first:?}")),
+                // One that listens may also be told why the server that listens for it was lost.
+                Some(first) if !report.is(SERVER_LOST) && !report.is(TERMINATED) => {
+                    Err(format!("{report:?} after {first:?}"))
+                }
                 _ => Ok(()),
             };
         }
