@@ -356,7 +356,11 @@ impl Link {
     fn poll_client(&mut self, client: &mut ClientConn, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
         if std::mem::take(&mut self.unwalked) && (!client.carry.is_empty() || client.client.is_held()) {
             let bytes = std::mem::take(&mut client.carry);
-            return self.handle_client_bytes(client, cx, &bytes);
+            let moved = self.handle_client_bytes(client, cx, &bytes)?;
+            if moved || self.unwalked {
+                return Ok(moved);
+            }
+            // There is too little of a message, and nothing wakes the task for the rest unless it is asked for.
         }
         if self.server.server.is_full() {
             // Only replies can go on from here.
