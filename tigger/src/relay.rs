@@ -2,6 +2,7 @@
 
 mod client;
 mod command;
+mod drain;
 mod handover;
 mod link;
 mod login;

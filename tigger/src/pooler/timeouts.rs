@@ -66,15 +66,16 @@ impl Timeouts {
 
     /// Why a client that does this must end, or when it must be looked at again.
     fn look(&self, activity: Activity, now: Instant) -> Look {
-        let mut running = self.running(activity).into_iter().flatten();
-        let is_over = |(since, limit, _): &(Instant, Duration, Error)| now.saturating_duration_since(*since) >= *limit;
-        if let Some((_, _, reason)) = running.find(is_over) {
-            return Look::Overdue(reason);
+        let running = self.running(activity);
+        let is_over = |(since, limit, _): &&(Instant, Duration, Error)| now.saturating_duration_since(*since) >= *limit;
+        if let Some((_, _, reason)) = running.iter().flatten().find(is_over) {
+            return Look::Overdue(reason.clone());
         }
-        let own = self.running(activity).into_iter().flatten().map(|(since, limit, _)| since + limit);
+        // One that is beyond what a clock can show never passes.
+        let own = running.iter().flatten().filter_map(|(since, limit, _)| since.checked_add(*limit));
         // What it does next begins after now.
         let all = [self.query, self.transaction, self.idle_transaction, self.client_idle];
-        let next = all.into_iter().flatten().map(|limit| now + limit);
+        let next = all.into_iter().flatten().filter_map(|limit| now.checked_add(limit));
         Look::Again(own.chain(next).min().unwrap_or(now + LOOK_MAX))
     }
 }

@@ -7,7 +7,6 @@
 //! ```
 //! While it is idle, the kernel path may serve it (see [`crate::kernel_path`]).
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -18,9 +17,9 @@ use tigger_proto::error::{Error, Level};
 use tigger_proto::pool::{Claim, Grant, Purpose};
 use tigger_proto::wire::error_response::{self, Severity};
 use tokio::sync::oneshot;
-use tokio::time::Sleep;
 
 use super::command::Listening;
+use super::drain::DrainTimer;
 use super::link::{Link, LinkEnd};
 use super::scratch::{CARRY_LEN_MAX, Pending, Scratch};
 use crate::kernel_path::KernelClient;
@@ -43,7 +42,7 @@ pub(super) struct ClientConn {
     pub(super) carry: Vec<u8>,
     pub(super) to_client: Pending,
     /// Until it is looked at again whether the client notices what comes over TCP.
-    pub(super) drain_timer: Option<Pin<Box<Sleep>>>,
+    pub(super) drain_timer: DrainTimer,
     /// Its place on the kernel path.
     pub(super) kernel: Option<Box<KernelClient>>,
     /// What it listens to, where the pool does that for it.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tigger_proto::client::WholeRequests;
 use tigger_proto::error::Error;
@@ -98,12 +98,7 @@ impl ClientConn {
     /// Ready when the client notices what is sent to it over TCP.
     pub(super) fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(kernel) = &mut self.kernel else { return Poll::Ready(()) };
-        while !kernel.has_drained() {
-            let timer = self.drain_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(DRAIN_POLL)));
-            ready!(timer.as_mut().poll(cx));
-            self.drain_timer = None;
-        }
-        Poll::Ready(())
+        self.drain_timer.poll(cx, || kernel.has_drained())
     }
 
     /// What is in `carry`, if it may be pushed over this link.
@@ -248,9 +243,6 @@ impl ClientConn {
         kernel.hand_over(shared, &self.client.parameters, &self.stream, self.to_client.as_slice().len());
     }
 }
-
-/// Time between two looks at whether a client has read what was redirected to it, which no event tells.
-pub(super) const DRAIN_POLL: Duration = Duration::from_millis(1);
 
 /// Longest requests that are sent with one call while the pool has the server: the socket's buffer is empty, and takes
 /// them.

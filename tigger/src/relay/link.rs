@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -14,10 +13,9 @@ use tigger_proto::pool::PoolMode;
 use tigger_proto::server::FromServer;
 use tigger_proto::wire::backend::TransactionStatus;
 use tigger_proto::wire::frontend::TERMINATE;
-use tokio::time::Sleep;
 
 use super::client::ClientConn;
-use super::handover::DRAIN_POLL;
+use super::drain::DrainTimer;
 use super::scratch::{Pending, Scratch};
 use crate::kernel_path::{CutShort, Resumed};
 use crate::pooler::activity::Activity;
@@ -48,7 +46,7 @@ pub(super) enum LinkEnd {
 pub(super) struct Link {
     pub(super) server: Box<ServerConn>,
     pub(super) to_server: Pending,
-    drain_timer: Option<Pin<Box<Sleep>>>,
+    drain_timer: DrainTimer,
     pub(super) rules: LinkRules,
     /// The client's carry holds messages that were not walked yet, not only an unfinished header.
     unwalked: bool,
@@ -65,7 +63,7 @@ impl Link {
         Self {
             server,
             to_server: Pending::default(),
-            drain_timer: None,
+            drain_timer: DrainTimer::default(),
             rules,
             unwalked: true,
             xact_start: now,
@@ -303,12 +301,7 @@ impl Link {
     /// Ready when the server notices what is sent to it over TCP.
     fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(kernel) = &mut self.server.kernel else { return Poll::Ready(()) };
-        while !kernel.has_drained() {
-            let timer = self.drain_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(DRAIN_POLL)));
-            ready!(timer.as_mut().poll(cx));
-            self.drain_timer = None;
-        }
-        Poll::Ready(())
+        self.drain_timer.poll(cx, || kernel.has_drained())
     }
 
     /// Sends what is pending for the server.

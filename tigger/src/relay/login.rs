@@ -19,6 +19,7 @@ use tigger_proto::wire::version::Version;
 use tokio::sync::oneshot;
 
 use super::client::{ClientConn, say_goodbye};
+use super::drain::DrainTimer;
 use super::scratch::Pending;
 use crate::admin;
 use crate::config::{ADMIN_DATABASE, AuthType, Config, StartupParameters};
@@ -347,7 +348,7 @@ impl Attempt<'_> {
             Target::Pool(pool, startup) => {
                 let client = Box::new(ClientConn {
                     kernel: if own.is_none() { kernel_client(&pool, &guard.info, &stream) } else { None },
-                    drain_timer: None,
+                    drain_timer: DrainTimer::default(),
                     stream,
                     client: Client::new(startup.parameters).preparing(Arc::clone(&pool.prepared)),
                     guard,
