@@ -108,16 +108,20 @@ fn client_idle_timeout() {
 #[test]
 fn a_linked_client_of_session_mode_may_be_idle() {
     let Some(postgres) = postgres() else { return };
-    let limits = ["client_idle_timeout", "query_timeout", "transaction_timeout", "idle_transaction_timeout"];
-    let settings: Vec<_> = limits.iter().map(|name| (*name, "1")).chain([("pool_mode", "session")]).collect();
-    let proxy = limited(postgres, 2, &settings);
-    let (mut wire, mut silent) = (Wire::new(&proxy), Wire::new(&proxy));
-    assert_eq!(wire.value("select 1"), "1");
-    // That one is not linked, and has been here for as long.
-    assert_ended(&mut silent, "client_idle_timeout");
-    assert_eq!(wire.value("select 2"), "2");
-    wire.query("begin");
-    assert_ended(&mut wire, "idle transaction timeout");
+    // One at a time: a transaction and the idleness after its BEGIN are nearly as old.
+    for (limit, text) in
+        [("transaction_timeout", "transaction timeout"), ("idle_transaction_timeout", "idle transaction timeout")]
+    {
+        let settings = [("client_idle_timeout", "1"), ("query_timeout", "1"), (limit, "1"), ("pool_mode", "session")];
+        let proxy = limited(postgres, 2, &settings);
+        let (mut wire, mut silent) = (Wire::new(&proxy), Wire::new(&proxy));
+        assert_eq!(wire.value("select 1"), "1");
+        // That one is not linked, and has been here for as long.
+        assert_ended(&mut silent, "client_idle_timeout");
+        assert_eq!(wire.value("select 2"), "2");
+        wire.query("begin");
+        assert_ended(&mut wire, text);
+    }
 }
 
 #[test]
