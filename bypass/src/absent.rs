@@ -114,7 +114,7 @@ absent! {
         set_statements(ids: impl Iterator<Item = u32>);
         take_used() -> std::iter::Empty<u32>;
         hand_over(client: &ClientSlot, transaction: (u8, Instant));
-        push(client: &ClientSlot, transaction: (u8, Instant), kinds: &[u8], enders: u32, named: bool);
+        push(client: &ClientSlot, transaction: (u8, Instant), kinds: &[u8], enders: u32, named: Option<&[u8]>);
         gate() -> &Arc<Gate>;
         taken_back() -> TakenBack;
         delivery() -> Delivery;

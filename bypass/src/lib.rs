@@ -140,6 +140,8 @@ pub struct TakenBack {
     pub reply_rest: u32,
     /// The start of a reply's header that the client has got already.
     pub reply_header: Vec<u8>,
+    /// What the server was sent since it was idle, if it was short, and used named prepared statements.
+    pub sent: Option<Vec<u8>>,
 }
 
 /// What the kernel path did with one server since it was connected.

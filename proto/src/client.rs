@@ -167,6 +167,21 @@ impl Client {
     /// What the client is told before it is disconnected. Messages before the bad one may be counted as sent although
     /// they were not: the server must be closed unless it is idle.
     pub fn handle_bytes(&mut self, buf: &[u8], server: &mut Server, limits: ClientLimits) -> Result<FromClient, Error> {
+        let result = self.walk(buf, server, limits)?;
+        match &result {
+            FromClient::Forward(n) | FromClient::Full(n) | FromClient::Command(n) | FromClient::Terminate(n) => {
+                server.note_sent(&buf[..*n]);
+            }
+            FromClient::Splice { forward, insert, .. } => {
+                server.note_sent(&buf[..*forward]);
+                server.note_sent(insert);
+            }
+            FromClient::Discard(_) | FromClient::NeedServer => {}
+        }
+        Ok(result)
+    }
+
+    fn walk(&mut self, buf: &[u8], server: &mut Server, limits: ClientLimits) -> Result<FromClient, Error> {
         self.statements.correct(server.take_corrections());
         if limits.prepared_max > 0 {
             server.track();

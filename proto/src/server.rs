@@ -7,6 +7,7 @@ pub mod listener;
 pub mod login;
 pub mod outstanding;
 pub mod prepared;
+pub mod retry;
 pub mod statements;
 
 use crate::error::Error;
@@ -18,6 +19,7 @@ use crate::wire::frontend::Request;
 use effect::Correction;
 use outstanding::{Answer, Bad, Outstanding, Settling};
 use prepared::ends_all;
+use retry::{Refusal, Resend, Retry};
 use statements::ServerStatements;
 
 /// Longest ParameterStatus, ReadyForQuery or idle-time error that is waited for as a whole, in bytes. PostgreSQL's own
@@ -46,6 +48,9 @@ pub struct Server {
     /// How many requests with a ReadyForQuery were sent so far.
     group: u64,
     corrections: Vec<Correction>,
+    retry: Retry,
+    /// What the driver is to send.
+    resend: Resend,
 }
 
 /// What to do with the bytes at the start of a server's buffer.
@@ -102,6 +107,8 @@ pub struct KernelLink {
     pub status: TransactionStatus,
     /// Bytes of the server's current message that are still to come.
     pub reply_rest: u32,
+    /// What it was sent since it was idle, if that was kept.
+    pub sent: Option<Vec<u8>>,
 }
 
 impl Server {
@@ -121,6 +128,8 @@ impl Server {
             shared: false,
             group: 0,
             corrections: Vec::new(),
+            retry: Retry::default(),
+            resend: Resend::default(),
         }
     }
 
@@ -206,7 +215,7 @@ impl Server {
 
     /// True while a client must not send more requests because too many are unanswered.
     pub fn is_full(&self) -> bool {
-        self.outstanding.is_full()
+        self.outstanding.is_full() || matches!(self.retry, Retry::Due(_))
     }
 
     /// True when replies are owed.
@@ -226,6 +235,12 @@ impl Server {
     #[inline]
     pub fn handle_silent(&mut self) {
         self.tail = true;
+    }
+
+    /// Takes note that these bytes go to the server: requests of which it was told.
+    #[inline]
+    pub(crate) fn note_sent(&mut self, bytes: &[u8]) {
+        self.retry.sent(bytes);
     }
 
     /// True when the server owes nothing, has read all it was sent, and is at the border between two messages, inside of
@@ -263,6 +278,7 @@ impl Server {
         // The kernel path leaves nothing behind the last request that ReadyForQuery answers, but Flush messages, which
         // mean nothing there.
         self.tail = false;
+        self.retry = Retry::resume(link);
     }
 
     /// Walks bytes received while linked. `on_parameter` learns each tracked parameter that the server reports.
@@ -309,6 +325,13 @@ impl Server {
             kind::NOTIFICATION_RESPONSE => self.shared,
             _ => false,
         };
+        if header.kind == kind::PARAMETER_DESCRIPTION && matches!(self.retry, Retry::Kept(_)) {
+            match self.is_refused_behind(header, buf)? {
+                None => return Ok(Message::Incomplete),
+                Some(true) => return Ok(Message::Swallow(header.total())),
+                Some(false) => {}
+            }
+        }
         if !is_whole {
             if self.replied(header.kind)? == Answer::Swallow {
                 return Err(Error::ServerProtocol("bad ParseComplete or CloseComplete from server".into()));
@@ -319,7 +342,8 @@ impl Server {
         match header.kind {
             kind::READY_FOR_QUERY => {
                 self.ready(body)?;
-                return Ok(Message::Ready(header.total()));
+                let is_repeated = self.repeat()?;
+                return Ok(if is_repeated { Message::Swallow(header.total()) } else { Message::Ready(header.total()) });
             }
             kind::NOTIFICATION_RESPONSE => {
                 // A client before had it listen in a way that was not noticed.
@@ -332,19 +356,21 @@ impl Server {
                 }
             }
             reply => {
-                let is_last = match reply {
+                let refusal = match reply {
                     kind::COMMAND_COMPLETE => {
                         self.completed(body);
-                        false
+                        None
                     }
-                    kind::ERROR_RESPONSE => self.refused(body),
-                    _ => false,
+                    kind::ERROR_RESPONSE => Some(self.refused(body)),
+                    _ => None,
                 };
-                match self.replied(reply) {
-                    Ok(Answer::Swallow) => return Ok(Message::Swallow(header.total())),
+                match (self.replied(reply), refusal) {
+                    (Ok(_), Some(Refusal::Repeatable)) | (Ok(Answer::Swallow), _) => {
+                        return Ok(Message::Swallow(header.total()));
+                    }
                     // It hangs up next: what is in doubt does not matter any more.
-                    Err(Error::PreparedBehindCopy) if is_last => {}
-                    answer => drop(answer?),
+                    (Err(Error::PreparedBehindCopy), Some(Refusal::Last)) => {}
+                    (answer, _) => drop(answer?),
                 }
             }
         }
@@ -443,6 +469,10 @@ impl Server {
             Bad::Doubtful => Error::PreparedBehindCopy,
         })?;
         self.learn();
+        let is_unasked = matches!(reply, kind::NOTICE_RESPONSE | kind::NOTIFICATION_RESPONSE);
+        if answer == Answer::Forward && !is_unasked {
+            self.retry.forget();
+        }
         Ok(answer)
     }
 

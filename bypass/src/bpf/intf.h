@@ -26,6 +26,8 @@ enum limits {
 	RUN_NAMES = 8,
 	/* Longest name of a prepared statement with its terminating zero; longer ones stay on the user path. */
 	NAME_LEN = 60,
+	/* Longest request with names that is kept, in bytes. */
+	SENT_LEN = 256,
 	/* Prepared statements of a pool, by id, that the kernel path knows. */
 	STATEMENTS = 2048,
 	STATEMENT_WORDS = 32,
@@ -229,6 +231,10 @@ struct client {
 	__u64 psock;		/* kernel address, once its own tap has looked at it. Its tap. */
 	__u64 request_ns;	/* CLOCK_MONOTONIC of its last request */
 	__u64 released_ns;	/* and of its last release. The server's tap. */
+	/* All that its server was sent since it was idle, if that is whole, short, and with names: it may have to be sent once
+	 * more. Whoever links, then its tap. */
+	__u32 sent_len;		/* 0 = it is not here */
+	__u8 sent[SENT_LEN];
 } __attribute__((aligned(64)));
 
 struct pool {

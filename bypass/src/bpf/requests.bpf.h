@@ -119,6 +119,19 @@ static __always_inline void rename_statements(struct tap *tap, struct request_wa
 	}
 }
 
+/* Keeps what the server was sent, after it was named as there. */
+static __always_inline void keep_sent(struct tap *tap, struct client *c, struct request_walk *w)
+{
+	__u32 n = w->walk.at;
+
+	if (!w->named || w->open || w->enders != 1 || w->walk.rest || n > SENT_LEN)
+		return;
+	if (bpf_probe_read_kernel(c->sent, n, (void *)(long)tap->msg->data))
+		return;
+	/* The bytes first: an atomic operation, for the order. */
+	__sync_fetch_and_add(&c->sent_len, n);
+}
+
 /* Walks the requests of the client in slot `client` in the first element, on from where the stream stands. */
 static __always_inline struct request_walk *walk_requests(struct tap *tap, struct pool *pool, __u32 client, __u32 rest,
 							  __u32 open)
@@ -259,6 +272,7 @@ static __always_inline int tap_unlinked(struct tap *tap, struct client *c, __u32
 	s->reply[0].status = 'I';
 	log_requests(s, w, 0);
 	WRITE_ONCE(s->named, w->named);
+	WRITE_ONCE(c->sent_len, 0);
 	s->request_ns = now;
 	s->xact_ns = now;
 	word = READ_ONCE(s->word);
@@ -276,6 +290,7 @@ static __always_inline int tap_unlinked(struct tap *tap, struct client *c, __u32
 	s->binds += w->binds;
 	use_statements(index - 1, w);
 	rename_statements(tap, w);
+	keep_sent(tap, c, w);
 	WRITE_ONCE(c->request_ns, now);
 	return redirect(tap, w->walk.at);
 }
@@ -319,6 +334,7 @@ static __always_inline int tap_linked(struct tap *tap, struct client *c, __u32 c
 	sink = aim_at_server(tap, s, w);
 	if (!sink.room)
 		return take_back(tap, c, s, client, sink.reason);
+	WRITE_ONCE(c->sent_len, 0);
 	for (int tries = 0; tries < WORD_TRIES; tries++) {
 		word = READ_ONCE(s->word);
 		/* Taken back in this moment. */

@@ -50,6 +50,13 @@ impl Kernel {
         self.new_client(cookie, 0, true, id)
     }
 
+    /// What the server of this client was sent since it was idle, if that was kept.
+    pub(super) fn sent(&self, client: u32) -> Option<Vec<u8>> {
+        let slot = self.memory.client(client);
+        let len = field!(slot, sent_len).get().min(intf::SENT_LEN) as usize;
+        (len > 0).then(|| (0..len).map(|place| field!(slot, sent[place]).get()).collect())
+    }
+
     fn new_client(self: &Arc<Self>, cookie: u64, sequence: u32, remote: bool, id: u64) -> Option<ClientSlot> {
         let index = take(&self.free.clients)?;
         let slot = self.memory.client(index);
@@ -190,6 +197,16 @@ impl ClientSlot {
     /// True when what was sent since [`Self::arm`] was redirected, so that it did not go through TCP.
     pub fn disarm(&self) -> bool {
         field!(self.slot(), push).swap(0, Ordering::AcqRel) == 0
+    }
+
+    /// What its server is about to be sent, if it may have to be sent once more; else nothing. While it is on the user path.
+    pub(super) fn keep_sent(&self, bytes: &[u8]) {
+        let slot = self.slot();
+        let kept = if bytes.len() <= intf::SENT_LEN as usize { bytes } else { &[] };
+        for (place, byte) in kept.iter().enumerate() {
+            field!(slot, sent[place]).set(*byte);
+        }
+        field!(slot, sent_len).set(kept.len() as u32);
     }
 
     /// It is linked to this server.

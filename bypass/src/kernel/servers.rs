@@ -173,17 +173,18 @@ impl ServerSlot {
     /// Links a client whose requests (their type bytes are `kinds`, `enders` of them are answered by ReadyForQuery) the
     /// user path is about to send to the server, as whole messages. The kernel path carries the replies. Then
     /// [`ClientSlot::push`] must follow, then [`Gate::push`]. `status` and `xact_start` are of its transaction.
-    /// `named`: prepared statements are among them.
+    /// `named`: the bytes, if prepared statements are among them, under the server's names.
     pub fn push(
         &self,
         client: &ClientSlot,
         (status, xact_start): (u8, Instant),
         kinds: &[u8],
         enders: u32,
-        named: bool,
+        named: Option<&[u8]>,
     ) {
         let server = self.server();
-        field!(server, named).set(named.into());
+        field!(server, named).set(named.is_some().into());
+        client.keep_sent(named.unwrap_or_default());
         for (place, kind) in kinds.iter().enumerate().take(intf::LOG_LEN as usize) {
             field!(server, log[place]).set(*kind);
         }
@@ -199,6 +200,7 @@ impl ServerSlot {
     /// `status` and `xact_start` are of its transaction. Then [`ClientSlot::hand_over`] must follow.
     pub fn hand_over(&self, client: &ClientSlot, (status, xact_start): (u8, Instant)) {
         field!(self.server(), named).set(0);
+        client.keep_sent(&[]);
         self.link(client, status, xact_start, 0, 0);
     }
 
@@ -235,6 +237,7 @@ impl ServerSlot {
         let (requests, status) = (unanswered(&log, owed).to_vec(), field!(server, reply[reply].status).get());
         let time_of = |nanos: &AtomicU64, counts: bool| self.pool.kernel.clock.instant(nanos.get()).filter(|_| counts);
         let (is_asked, is_open) = (!requests.is_empty(), status != b'I');
+        let client = ((word & intf::WORD_CLIENT) as u32).checked_sub(1);
         TakenBack {
             query_start: time_of(field!(server, request_ns), is_asked),
             xact_start: time_of(field!(server, xact_ns), is_asked || is_open),
@@ -245,6 +248,7 @@ impl ServerSlot {
             request_rest: field!(server, request[request].rest).get(),
             reply_rest: field!(server, reply[reply].rest).get(),
             reply_header: (0..header_len).map(|n| field!(server, reply[reply].header[n]).get()).collect(),
+            sent: client.and_then(|client| self.pool.kernel.sent(client)),
         }
     }
 

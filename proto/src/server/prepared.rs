@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Server;
 use super::effect::{Change, Correction, Effect};
 use super::outstanding::{Answer, Prospect};
+use super::retry::Retry;
 use super::statements::{Presence, ServerStatements};
 use crate::prepared::Statement;
 use crate::wire::backend::{TransactionStatus, kind};
@@ -66,6 +67,7 @@ impl Server {
             Presence::Present if self.status == TransactionStatus::Failed => self.remove(statement, out),
             Presence::Present if self.owes_status() => return Sent::NotYet,
             Presence::Present => {
+                self.retry.forget();
                 let effect = self.effect(Change::Created, statement, false, Some(name));
                 self.outstanding.handle_prepared(Request::Parse, Answer::Fake, effect);
                 return Sent::Nothing;
@@ -80,7 +82,12 @@ impl Server {
     pub fn handle_use(&mut self, statement: &Arc<Statement>, most: usize, out: &mut Vec<u8>) -> Sent {
         match self.presence(statement) {
             Presence::Doubtful => Sent::NotYet,
-            Presence::Present => Sent::Nothing,
+            Presence::Present => {
+                if self.is_idle() {
+                    self.retry = Retry::Kept(Vec::new());
+                }
+                Sent::Nothing
+            }
             Presence::Stale => {
                 self.remove(statement, out);
                 self.create(statement, None, most, out);
@@ -196,18 +203,6 @@ impl Server {
     fn tell_skipped(&mut self, names: Vec<Arc<[u8]>>) {
         let pending = self.outstanding.effects().filter(|effect| effect.name.is_some()).cloned().collect();
         self.corrections.push(Correction::Skipped { names, pending });
-    }
-
-    /// The server reports an error: if it is that a prepared statement does not fit its table any more, all are to be created
-    /// again. PostgreSQL names the function that says so, in whatever language the text is (`plancache.c`). True if the error
-    /// is the server's last word.
-    pub(super) fn refused(&mut self, error: &[u8]) -> bool {
-        let has = |wanted: &[u8]| error.split(|&byte| byte == 0).any(|field| field == wanted);
-        if has(b"RRevalidateCachedQuery") {
-            self.statements.retire();
-            self.retired = true;
-        }
-        has(b"VFATAL") || has(b"VPANIC") || has(b"SFATAL")
     }
 
     /// True once after prepared statements of the whole pool have turned out to be out of date.

@@ -56,6 +56,12 @@ impl ServerStatements {
         self.known.contains_key(&id)
     }
 
+    /// The one with this name on servers.
+    pub(super) fn named(&self, name: &[u8]) -> Option<Arc<Statement>> {
+        let found = self.known.values().find(|known| known.statement.name().as_bytes() == name);
+        found.map(|known| Arc::clone(&known.statement))
+    }
+
     /// Uses one; false if the server does not have it.
     pub fn touch(&mut self, id: u32) -> bool {
         self.uses += 1;

@@ -81,19 +81,20 @@ impl KernelServer {
         self.slot.is_remote()
     }
 
-    /// Links a client whose `requests` are pushed next, through what is returned; `client` must be pushed in between. The
-    /// replies are the kernel path's. The server has read all it was sent.
+    /// Links a client whose `requests`, which are these `bytes`, are pushed next, through what is returned; `client` must be
+    /// pushed in between. The replies are the kernel path's. The server has read all it was sent.
     pub fn push(
         &mut self,
         client: &KernelClient,
-        requests: &WholeRequests,
+        (requests, bytes): (&WholeRequests, &[u8]),
         server: &mut Server,
         xact_start: Instant,
     ) -> Arc<Gate> {
         self.slot.lend(self.params.of(&self.path, server.parameters()));
         self.tell_statements(server);
         let transaction = (server.hand_over().byte(), xact_start);
-        self.slot.push(client.slot(), transaction, &requests.kinds, requests.enders, requests.named);
+        let named = requests.named.then_some(bytes);
+        self.slot.push(client.slot(), transaction, &requests.kinds, requests.enders, named);
         Arc::clone(self.slot.gate())
     }
 
@@ -156,6 +157,7 @@ impl KernelServer {
                 failed: taken.failed,
                 status: TransactionStatus::from_byte(taken.status).unwrap_or(TransactionStatus::Idle),
                 reply_rest: taken.reply_rest,
+                sent: taken.sent,
             },
             delivered: taken.reply_header,
             resumed: Resumed {

@@ -56,7 +56,8 @@ impl ClientConn {
         let gate = self.pool.run(|core| {
             // Under the pool's lock: nobody looks for the server in between.
             let ServerConn { kernel, server, .. } = &mut *link.server;
-            let gate = kernel.as_mut().map(|kernel| kernel.push(client, &requests, server, link.xact_start));
+            let gate =
+                kernel.as_mut().map(|kernel| kernel.push(client, (&requests, &self.carry), server, link.xact_start));
             core.hand_over(Instant::now(), id, link.server);
             gate
         });

@@ -266,6 +266,12 @@ impl Link {
         if server.take_retired() {
             pool.retire_statements();
         }
+        let resend = server.take_resend();
+        if !resend.bytes.is_empty() {
+            tracing::debug!("a request is sent once more, its prepared statements were out of date");
+            self.tally.server_parse_count += resend.parses;
+            self.to_server.keep(&resend.bytes);
+        }
         unread.clear();
         unread.extend_from_slice(&scratch[replies.used..len]);
         *delivered = replies.still_delivered();

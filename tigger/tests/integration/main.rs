@@ -33,6 +33,7 @@ mod replication;
 mod server_auth;
 mod signals;
 mod sql_prepare;
+mod stale_plans;
 mod startup_parameters;
 mod support;
 mod suspend;
