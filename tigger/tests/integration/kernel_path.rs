@@ -55,7 +55,7 @@ impl Counters {
     }
 
     /// What was counted since `before`.
-    fn since(&self, before: &Self) -> Self {
+    pub(crate) fn since(&self, before: &Self) -> Self {
         Self(self.0.iter().map(|(name, count)| (name.clone(), count.saturating_sub(before.get(name)))).collect())
     }
 }
@@ -95,7 +95,7 @@ fn path_of(console: &mut Console, database: &str) -> String {
 /// Asserts that of `all` replies nearly each was the kernel path's: it may leave one where the one before was still being
 /// delivered.
 #[track_caller]
-fn assert_carried(counters: &Counters, all: u64) {
+pub(crate) fn assert_carried(counters: &Counters, all: u64) {
     let (kernel, user) = (counters.get("replies_kernel"), counters.get("replies_user"));
     assert_eq!(kernel + user, all, "{counters:?}");
     assert!(user * 20 <= all, "{user} of {all} replies were left to the user path: {counters:?}");

@@ -2,7 +2,7 @@
 
 use tigger_testkit::{Postgres, Proxy, ProxyOptions};
 
-use crate::kernel_path::kernel_proxy;
+use crate::kernel_path::{Counters, assert_carried, kernel_proxy};
 use crate::support::{Console, options, postgres, proxy};
 use crate::wire::{Refusal, Reply, Wire, cstr, message};
 
@@ -296,12 +296,6 @@ fn statement_pooling_has_them_too() {
     }
 }
 
-/// A figure of SHOW KERNEL_PATH.
-fn figure(console: &mut Console, name: &str) -> u64 {
-    let table = console.table("SHOW KERNEL_PATH");
-    table.find("name", name).unwrap()["value"].parse().unwrap()
-}
-
 #[test]
 fn statements_that_a_server_has_are_carried_by_the_kernel_path() {
     let Some(postgres) = postgres() else { return };
@@ -343,10 +337,9 @@ fn statements_that_a_server_has_are_carried_by_the_kernel_path() {
     };
     // Until each server has each statement.
     round(10);
-    let (carried, by_user) = (figure(&mut console, "replies_kernel"), figure(&mut console, "replies_user"));
+    let before = Counters::read(&mut console);
     round(50);
-    assert_eq!(figure(&mut console, "replies_kernel") - carried, 4 * 50 * 2);
-    assert_eq!(figure(&mut console, "replies_user"), by_user);
+    assert_carried(&Counters::read(&mut console).since(&before), 4 * 50 * 2);
     let stats = console.table("SHOW STATS");
     let stats = stats.find("database", "postgres").unwrap();
     assert_eq!((&stats["total_bind_count"], &stats["total_client_parse_count"]), ("720", "8"));

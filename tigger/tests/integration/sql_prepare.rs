@@ -71,9 +71,12 @@ fn commands_are_left_by_the_kernel_path() {
     let before = Counters::read(&mut console);
     assert_eq!(client.value("EXECUTE p"), "1");
     assert_eq!(client.value("select 2"), "2");
-    let after = Counters::read(&mut console);
-    let since = |name| after.get(name) - before.get(name);
-    assert_eq!((since("left_command"), since("requests_kernel"), since("requests_user")), (1, 1, 1));
+    let since = Counters::read(&mut console).since(&before);
+    // Where the reply before was still being delivered, that is why the next request was left.
+    let delayed = since.get("left_in_flight");
+    assert!(since.get("left_command") + delayed >= 1 && since.get("requests_user") >= 1, "{since:?}");
+    assert_eq!(since.get("requests_kernel") + since.get("requests_user"), 2, "{since:?}");
+    assert!(delayed > 0 || since.get("requests_kernel") == 1, "{since:?}");
 }
 
 #[test]
