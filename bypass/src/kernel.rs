@@ -392,12 +392,26 @@ impl Drop for Expected {
 
 fn cannot(what: &str, error: &libbpf_rs::Error) -> Unavailable {
     let hint = match error.kind() {
+        libbpf_rs::ErrorKind::PermissionDenied if has_capabilities() => " (this kernel's verifier refuses them)",
         libbpf_rs::ErrorKind::PermissionDenied => " (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed)",
         libbpf_rs::ErrorKind::NotFound => " (the kernel lacks BTF or a helper; Linux 5.17 or newer is needed)",
         _ => "",
     };
     Unavailable(format!("the BPF programs cannot {what}: {error:#}{hint}"))
 }
+
+/// True if the process may load the programs (capabilities(7); `CapEff` in proc_pid_status(5)).
+fn has_capabilities() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0);
+    [CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF].iter().all(|number| effective >> number & 1 != 0)
+}
+
+/// Numbers of capabilities (include/uapi/linux/capability.h).
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
 
 /// Opens the root of the cgroup v2 tree, wherever it is mounted.
 fn cgroup_root() -> Result<File, Unavailable> {

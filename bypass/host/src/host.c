@@ -19,6 +19,8 @@
 #undef __weak
 #define __weak
 #define bpf_ksym_exists(function) 1
+#define bpf_core_type_id_kernel(type) 0
+#define barrier_var(variable)
 #define BPF_CORE_READ(pointer, field) ((pointer)->field)
 
 #include "intf.h"
@@ -170,6 +172,11 @@ static int is_remote(const struct host *h, __u32 role)
 	return role == CLIENT ? h->client.remote : h->server.remote;
 }
 
+void *bpf_rdonly_cast(const void *address, __u32 type)
+{
+	return (void *)address;
+}
+
 void *bpf_cast_to_kern_ctx(void *context)
 {
 	return &host->kernel_msg;
@@ -272,6 +279,7 @@ struct host *host_new(__u32 flags, __u32 reply_limit, __u32 packet_len_max, __u3
 	h->client.params = 1;
 	h->server.cookie = COOKIES[SERVER];
 	h->server.params = 1;
+	h->server.reply[0].status = 'I';
 	h->server.word = 7 * (WORD_GENERATION & -WORD_GENERATION);
 	h->pool.flags = flags | POOL_ENABLED;
 	h->pool.reply_limit = reply_limit;

@@ -175,62 +175,72 @@ struct sink_record {
 	__u32 len;		/* bytes that it was to take */
 };
 
+/*
+ * The two taps of a pair often run on different processors: what both of them write shares as few cache lines as can be,
+ * and what only one of them writes has its own.
+ */
 struct server {
-	__u64 word;
+	/* Seldom written: */
 	__u64 cookie;		/* PostgreSQL's end; 0 = it is not captured. User space. */
 	__u64 gate;		/* cookie of our end. User space. */
-	__u64 client_cookie;	/* the linked client's end. Whoever links. */
 	__u64 psock;		/* kernel address, for in_flight. The server's tap. */
 	__u64 psock_cookie;	/* of the end that has it: the address outlives it. The server's tap. */
-	struct sink_record sink;	/* where the last reply went, if out through our socket. The server's tap. */
-	__u32 named;		/* the link has used prepared statements by name. Whoever links, then the client's tap. */
-	__u32 unused;
-	__u32 remote;		/* its own end is not captured: requests go out through ours. User space. */
-	__u32 push;		/* bytes of requests that our end is about to send. User space; its tap takes it. */
 	__u64 params;		/* parameter set. User space, while it has the server. */
 	__u32 pool;
 	__u32 slot;		/* in the pool */
-	struct reply_state reply[2];
+	__u32 remote;		/* its own end is not captured: requests go out through ours. User space. */
+	__u32 named;		/* the link has used prepared statements by name. Whoever links, then the client's tap. */
+	__u32 push;		/* bytes of requests that our end is about to send. User space; its tap takes it. */
+	__u32 unused;
+	/* Of both taps: */
+	__u64 word;
+	__u64 client_cookie;	/* the linked client's end. Whoever links. */
+	__u64 request_ns;	/* start of the query. The client's tap; the server's at a ReadyForQuery. */
+	__u64 xact_ns;		/* start of the transaction. The same. */
 	struct request_state request[2];
-	__u8 log[LOG_LEN];	/* type bytes of requests. The client's tap. */
-	__u64 released_ns;	/* CLOCK_MONOTONIC of the last ReadyForQuery. The server's tap, before the word says so. */
-	__u64 request_ns;	/* start of the query. The client's tap. */
-	__u64 xact_ns;		/* start of the transaction. The client's tap. */
-	/* Counters, never set back. The client's tap: */
-	__u64 links;
-	__u64 received;
-	__u64 requests;		/* answered by ReadyForQuery */
-	__u64 binds;		/* of named statements, where they are looked after */
-	/* The server's tap: */
+	/* The server's tap. Where no client is linked, reply[0] is that of a new link. */
+	struct reply_state reply[2];
+	__u64 released_ns;	/* CLOCK_MONOTONIC of the last ReadyForQuery, before the word says so. */
+	/* Counters, never set back: */
 	__u64 sent;
 	__u64 queries;
 	__u64 xacts;
 	__u64 query_time_ns;
 	__u64 xact_time_ns;
+	struct sink_record sink;	/* where the last reply went, if out through our socket. */
+	/* The client's tap: */
+	__u8 log[LOG_LEN] __attribute__((aligned(64)));	/* type bytes of requests */
+	/* Counters, never set back: */
+	__u64 links;
+	__u64 received;
+	__u64 requests;		/* answered by ReadyForQuery */
+	__u64 binds;		/* of named statements, where they are looked after */
 } __attribute__((aligned(64)));
 
 struct client {
+	/* Seldom written: */
 	__u64 cookie;		/* the end that gets its replies; 0 = slot is free. User space. */
 	__u64 params;		/* parameter set. User space, while it has the client. */
-	__u64 written;		/* bytes the user path has sent it, from the start. User space, and the tap of our end. */
+	__u64 gate;		/* cookie of our end. User space. */
+	__u64 gate_psock;	/* kernel address, once replies were pushed, for is_sending. Our end's tap. */
+	__u64 psock;		/* kernel address, once its own tap has looked at it. Its tap. */
 	__u32 read;		/* bytes the user path has read from it, from the start, modulo 2^32. User space. */
 	__u32 sequence;		/* write_seq at the start. User space. */
 	__u32 pool;
 	__u32 owner;		/* enum owner */
+	__u32 remote;		/* its own end is not captured: replies go out through ours. User space. */
+	__u32 reason;		/* enum reason: why it was last left to the user path */
+	/* Of both taps: */
+	__u64 request_ns;	/* CLOCK_MONOTONIC of its last request */
+	__u64 released_ns;	/* and of its last release. The server's tap. */
+	__u64 written;		/* bytes the user path has sent it, from the start. User space, and the tap of our end. */
 	__u32 server;		/* index + 1 of the server it was last linked to: a hint, the word decides */
 	__u32 last_server;	/* index + 1 of the server whose reply may still be in flight to it */
 	__u32 unread;		/* bytes of replies since it had read everything */
-	__u32 reason;		/* enum reason: why it was last left to the user path */
 	__u32 settled;		/* all that went through user space so far is done with. Its tap; user space clears it. */
 	__u32 pushed;		/* linked by user space, which sent the request: at the release it is KERNEL's again */
-	struct sink_record sink;	/* where its last request went, if out through our socket. Its tap. */
-	__u32 remote;		/* its own end is not captured: replies go out through ours. User space. */
 	__u32 push;		/* bytes of replies that our end is about to send. User space; its tap takes it. */
-	__u64 gate;		/* cookie of our end. User space. */
-	__u64 gate_psock;	/* kernel address, once replies were pushed, for is_sending. Our end's tap. */
-	__u64 psock;		/* kernel address, once its own tap has looked at it. Its tap. */
-	__u64 request_ns;	/* CLOCK_MONOTONIC of its last request */
-	__u64 released_ns;	/* and of its last release. The server's tap. */
+	struct sink_record sink;	/* where its last request went, if out through our socket. Its tap. */
 	/* All that its server was sent since it was idle, if that is whole, short, and with names: it may have to be sent once
 	 * more. Whoever links, then its tap. */
 	__u32 sent_len;		/* 0 = it is not here */

@@ -164,5 +164,11 @@ static __always_inline void count_reason(__u32 reason)
 
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 #define WRITE_ONCE(x, value) (*(volatile typeof(x) *)&(x) = (value))
+/* Leaves the cache line to whoever has it, if there is nothing to be changed. */
+#define write_if_new(x, value)					\
+	do {							\
+		if (READ_ONCE(x) != (value))			\
+			WRITE_ONCE(x, value);			\
+	} while (0)
 
 #endif

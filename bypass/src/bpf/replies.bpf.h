@@ -54,19 +54,20 @@ static __always_inline int is_release(struct reply_walk *w, __u64 word, __u32 fl
 	return w->readies && !w->owed && w->state.status == 'I' && !(word & WORD_OPEN) && !(flags & POOL_SESSION);
 }
 
-static __always_inline void count_replies(struct server *s, struct pool *pool, struct reply_walk *w, __u32 sent)
+/* `now`: when the first of them came that is a ReadyForQuery. */
+static __always_inline void count_replies(struct server *s, struct pool *pool, struct reply_walk *w, __u32 sent, __u64 now)
 {
-	__u64 now;
 	__u32 bucket;
 
 	s->sent += sent;
 	if (!w->readies)
 		return;
-	now = bpf_ktime_get_ns();
 	bucket = bit_len((now - s->request_ns) >> 10);
 	if (bucket >= LATENCY_BUCKETS)
 		bucket = LATENCY_BUCKETS - 1;
-	__sync_fetch_and_add(&pool->latency[bucket], w->readies);
+	/* The compiler knows that, the verifier has to see it. */
+	barrier_var(bucket);
+	__sync_fetch_and_add(&pool->latency[bucket & (LATENCY_BUCKETS - 1)], w->readies);
 	s->queries += w->readies;
 	s->query_time_ns += now - s->request_ns;
 	s->request_ns = now;
@@ -97,7 +98,7 @@ static __always_inline struct sink aim_at_remote(struct tap *tap, struct server 
 
 	if (last && last != READ_ONCE(c->server)) {
 		other = server_at(last - 1);
-		if (other && in_flight(other)) {
+		if (other && in_flight(other, FLIGHT_NS)) {
 			sink.reason = REASON_IN_FLIGHT;
 			return sink;
 		}
@@ -132,7 +133,7 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 	struct loop loop = { .msg = tap->msg, .end = tap->end };
 	struct reply_walk *w = &tap->end->reply;
 	struct sink sink;
-	__u64 next;
+	__u64 next, now = 0;
 
 	sink = READ_ONCE(c->remote) ? aim_at_remote(tap, s, c, limit) : aim_at_captured(tap, s, c, limit);
 	if (!sink.room)
@@ -156,8 +157,7 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 	if (is_release(w, word, flags) && s->request[(word & WORD_REQUEST) ? 1 : 0].rest)
 		return take_back(tap, c, s, client, REASON_REPLY);
 	if (w->readies) {
-		__u64 now = bpf_ktime_get_ns();
-
+		now = bpf_ktime_get_ns();
 		/* Who sees in the word that nothing is owed must not find an older time. */
 		WRITE_ONCE(s->released_ns, now);
 		WRITE_ONCE(c->released_ns, now);
@@ -171,7 +171,7 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 			return -1;
 		WRITE_ONCE(c->unread, unread + n);
 		note_sink(&s->sink, &sink, s->client_cookie, n);
-		count_replies(s, pool, w, n);
+		count_replies(s, pool, w, n, now);
 		/* In a transaction: what user space sent has been read, so the next requests may be redirected. */
 		if (w->readies && !w->owed)
 			end_push(c);
@@ -185,8 +185,10 @@ static __always_inline int tap_reply(struct tap *tap, struct server *s, struct c
 		return -1;
 	}
 	note_sink(&s->sink, &sink, s->client_cookie, n);
-	count_replies(s, pool, w, n);
+	count_replies(s, pool, w, n, now);
 	end_push(c);
+	/* It is as new: the last ReadyForQuery was the end. */
+	s->reply[0] = w->state;
 	unclaim(pool, s->slot);
 	/* In this order: a client that begins to wait says so and then looks at the idle set. */
 	if (READ_ONCE(pool->waiting_since))

@@ -167,7 +167,7 @@ static __always_inline void log_requests(struct server *s, struct request_walk *
 static __always_inline void forget_unread(struct tcp_sock *tcp, struct client *c)
 {
 	if (is_drained(psock_of(tcp)))
-		WRITE_ONCE(c->unread, 0);
+		write_if_new(c->unread, 0);
 }
 
 /*
@@ -183,14 +183,14 @@ static __always_inline __u32 unsettled(struct tap *tap, struct client *c)
 		return REASON_OPAQUE;
 	if (!is_nonblocking(tcp))
 		return REASON_BLOCKING;
-	WRITE_ONCE(c->psock, (__u64)psock_of(tcp));
+	write_if_new(c->psock, (__u64)psock_of(tcp));
 	if (tcp->write_seq - READ_ONCE(c->sequence) != READ_ONCE(c->read))
 		return REASON_USER_BUSY;
 	if (tcp->bytes_received != READ_ONCE(c->written) || tcp->copied_seq != tcp->rcv_nxt)
 		return REASON_UNREAD;
 	/* In this order: `written` is corrected when the address is known. */
 	gate = READ_ONCE(c->gate_psock);
-	if (gate && is_sending((struct sk_psock *)gate, READ_ONCE(c->gate)))
+	if (gate && is_sending((struct sk_psock *)gate, READ_ONCE(c->gate), FLIGHT_NS))
 		return REASON_IN_FLIGHT;
 	forget_unread(tcp, c);
 	return REASON_NONE;
@@ -228,16 +228,16 @@ static __always_inline int tap_unlinked(struct tap *tap, struct client *c, __u32
 		return pass(tap);
 	/* Nothing was sent to the user path before this; so what it did for this client is over, too. */
 	last = c->last_server ? server_at(c->last_server - 1) : NULL;
-	if (last && in_flight(last))
+	if (last && in_flight(last, FLIGHT_NS))
 		return leave(tap, c, REASON_IN_FLIGHT);
-	WRITE_ONCE(c->last_server, 0);
+	write_if_new(c->last_server, 0);
 	flags = READ_ONCE(pool->flags);
 	if ((flags & (POOL_ENABLED | POOL_PAUSED)) != POOL_ENABLED)
 		return leave(tap, c, REASON_DISABLED);
 	reason = unsettled(tap, c);
 	if (reason)
 		return leave(tap, c, reason);
-	WRITE_ONCE(c->settled, 1);
+	write_if_new(c->settled, 1);
 	if (must_queue(pool))
 		return leave(tap, c, REASON_WAITING);
 	w = walk_requests(tap, pool, client - 1, 0, 0);
@@ -268,11 +268,9 @@ static __always_inline int tap_unlinked(struct tap *tap, struct client *c, __u32
 	s->request[0].base = 0;
 	s->request[0].sent = w->count;
 	s->request[0].bytes = w->walk.at;
-	__builtin_memset(&s->reply[0], 0, sizeof(s->reply[0]));
-	s->reply[0].status = 'I';
 	log_requests(s, w, 0);
-	WRITE_ONCE(s->named, w->named);
-	WRITE_ONCE(c->sent_len, 0);
+	write_if_new(s->named, w->named);
+	write_if_new(c->sent_len, 0);
 	s->request_ns = now;
 	s->xact_ns = now;
 	word = READ_ONCE(s->word);
@@ -334,7 +332,7 @@ static __always_inline int tap_linked(struct tap *tap, struct client *c, __u32 c
 	sink = aim_at_server(tap, s, w);
 	if (!sink.room)
 		return take_back(tap, c, s, client, sink.reason);
-	WRITE_ONCE(c->sent_len, 0);
+	write_if_new(c->sent_len, 0);
 	for (int tries = 0; tries < WORD_TRIES; tries++) {
 		word = READ_ONCE(s->word);
 		/* Taken back in this moment. */
@@ -353,7 +351,7 @@ static __always_inline int tap_linked(struct tap *tap, struct client *c, __u32 c
 					 new.bytes > w->len_max ? REASON_REQUEST_LONG : REASON_PIPELINE);
 		s->request[other & 1] = new;
 		if (w->named)
-			WRITE_ONCE(s->named, 1);
+			write_if_new(s->named, 1);
 		log_requests(s, w, old.sent);
 		if (!(word & WORD_OWED)) {
 			s->request_ns = bpf_ktime_get_ns();

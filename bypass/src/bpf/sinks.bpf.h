@@ -64,6 +64,9 @@ static __always_inline struct sink look_at_sink(struct tap *tap, __u32 limit, __
 /* Notes what the sink has when it has taken all of what it is to take now. */
 static __always_inline void note_sink(struct sink_record *record, struct sink *sink, __u64 cookie, __u32 n)
 {
+	/* Most often there is none, and was none. */
+	if (!sink->address && !READ_ONCE(record->address))
+		return;
 	record->cookie = cookie;
 	record->sequence = sink->sequence + n;
 	record->len = n;
@@ -93,7 +96,7 @@ int ask_delivery(struct delivery_args *args)
 {
 	struct server *s = server_at(args->server);
 
-	if (s && in_flight(s))
+	if (s && in_flight(s, ASK_NS))
 		args->answer = DELIVERY_IN_FLIGHT;
 	else if (s && fell_short(&s->sink))
 		args->answer = DELIVERY_SHORT;

@@ -126,6 +126,7 @@ impl ServerSlot {
     pub fn lend(&self, params: u64) {
         let server = self.server();
         field!(server, params).set(params);
+        self.begin_replies(b'I');
         field!(server, word).fetch_and(intf::WORD_GENERATION, Ordering::AcqRel);
         self.pool.set_lendable(self.slot, true);
     }
@@ -204,6 +205,16 @@ impl ServerSlot {
         self.link(client, status, xact_start, 0, 0);
     }
 
+    /// The stream of replies is that of a new link.
+    fn begin_replies(&self, status: u8) {
+        let server = self.server();
+        field!(server, reply[0].rest).set(0);
+        field!(server, reply[0].answers).set(0);
+        field!(server, reply[0].header_len).set(0);
+        field!(server, reply[0].failed).set(0);
+        field!(server, reply[0].status).set(status);
+    }
+
     fn link(&self, client: &ClientSlot, status: u8, xact_start: Instant, sent: u32, owed: u32) {
         let server = self.server();
         field!(server, client_cookie).set(client.cookie);
@@ -211,11 +222,7 @@ impl ServerSlot {
         field!(server, request[0].sent).set(sent);
         field!(server, request[0].base).set(0);
         field!(server, request[0].bytes).set(0);
-        field!(server, reply[0].rest).set(0);
-        field!(server, reply[0].answers).set(0);
-        field!(server, reply[0].header_len).set(0);
-        field!(server, reply[0].failed).set(0);
-        field!(server, reply[0].status).set(status);
+        self.begin_replies(status);
         let clock = &self.pool.kernel.clock;
         field!(server, request_ns).set(clock.now());
         field!(server, xact_ns).set(clock.nanos_of(xact_start));
