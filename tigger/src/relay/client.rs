@@ -90,7 +90,7 @@ enum Waited {
 
 impl ClientConn {
     /// Serves the client until one side ends it.
-    pub(super) async fn serve(mut self) {
+    pub(super) async fn serve(mut self: Box<Self>) {
         // Registers the task's waker for the rest of its life.
         std::future::poll_fn(|cx| Poll::Ready(self.guard.info.poll_end(cx).is_ready())).await;
         let farewell = loop {
