@@ -420,9 +420,12 @@ impl UserPath {
         }
         let why = if self.cut.is_empty() { reply_refusal(buf[0], self.rules) } else { None };
         why.or_else(|| {
+            // Where the programs go byte by byte, a header is judged before the tag behind it is seen.
+            let is_by_bytes = !self.cut.is_empty() || self.rules.reply_limit as usize - self.unread <= HEADER_LEN;
+            let judged = if is_by_bytes && buf[0] == b'C' { &buf[..buf.len().min(HEADER_LEN)] } else { &buf };
             // An answer to half a request, with which the server would be released, is refused, too.
             assert!(
-                self.owed == 0 || is_broken_reply(&buf, self.rules) || !self.request.at_border(),
+                self.owed == 0 || is_broken_reply(judged, self.rules) || !self.request.at_border(),
                 "refused: {buf:?}"
             );
             Some("reply")
