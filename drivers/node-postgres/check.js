@@ -179,6 +179,22 @@ check('prepared statements', ['--prepared'], () =>
   }, 2)
 )
 
+check('prepared statements that their table has outgrown', ['--prepared'], () =>
+  connected(async (a, b) => {
+    await b.query('drop table if exists outgrown')
+    await b.query('create table outgrown as select 1 as a')
+    const ask = (name) => a.query({ name, text: 'select * from outgrown where a = $1', values: [1] })
+    for (let i = 0; i < 5; i++) {
+      // A server of one's own refuses it, and so each time another is prepared.
+      const name = have.includes('--session') ? `outgrown${i}` : 'outgrown'
+      assert.equal((await ask(name)).fields.length, i + 1)
+      await b.query(`alter table outgrown add c${i} int`)
+      if (have.includes('--session')) await refused('0A000', ask(name))
+    }
+    await b.query('drop table outgrown')
+  }, 2)
+)
+
 check('prepared statements in a pipeline', ['--prepared'], () =>
   connected(
     async (c) => {

@@ -302,6 +302,22 @@ def prepared_statements_in_a_pipeline():
         assert [cursor.fetchone() for cursor in cursors] == [(i + i % 5,) for i in range(200)]
 
 
+@check("--prepared")
+def prepared_statements_that_their_table_has_outgrown():
+    query = "select * from outgrown where a = %s"
+    with connect(prepare_threshold=0) as a, connect(prepare_threshold=None) as b:
+        b.execute("drop table if exists outgrown")
+        b.execute("create table outgrown as select 1 as a")
+        for i in range(5):
+            assert len(a.execute(query, (1,)).fetchone()) == i + 1
+            b.execute(f"alter table outgrown add c{i} int")
+            if "--session" in HAVE:
+                # A server of one's own says so, each time until it is prepared again.
+                refused(errors.FeatureNotSupported, a.execute, query, (1,))
+                a.execute("deallocate all", prepare=False)
+        b.execute("drop table outgrown")
+
+
 @check("--prepared", "--session")
 def prepared_statements_are_on_the_server():
     with connect(prepare_threshold=1) as c:
