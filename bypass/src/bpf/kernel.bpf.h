@@ -94,8 +94,11 @@ struct tcp_sock {
  * Linux 6.2). Costs what a load costs, where a helper call costs some 20 ns. */
 extern void *bpf_rdonly_cast(const void *address, __u32 type) __ksym __weak;
 
-#define can_look() bpf_ksym_exists(bpf_rdonly_cast)
-#define look_at(address, type) ((type *)bpf_rdonly_cast((void *)(address), bpf_core_type_id_kernel(type)))
+/* A field of the structure of that type at an address that may have become something else. */
+#define look(address, type, field)										\
+	(bpf_ksym_exists(bpf_rdonly_cast) ?									\
+		 READ_ONCE(((type *)bpf_rdonly_cast((void *)(address), bpf_core_type_id_kernel(type)))->field) :	\
+		 BPF_CORE_READ((type *)(address), field))
 
 /* Gives the structure behind the context (kernel/bpf/helpers.c, since Linux 6.2). */
 extern void *bpf_cast_to_kern_ctx(void *context) __ksym __weak;

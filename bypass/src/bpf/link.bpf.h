@@ -168,34 +168,21 @@ static __always_inline void wake_user_space(void)
  * else's by now. */
 static __always_inline int is_psock_of(struct sk_psock *psock, __u64 cookie)
 {
-	struct sock *sk;
+	struct sock *sk = look(psock, struct sk_psock, sk);
 
-	if (can_look()) {
-		sk = look_at(psock, struct sk_psock)->sk;
-		return sk && look_at(sk, struct sock)->__sk_common.skc_cookie.counter == cookie;
-	}
-	sk = BPF_CORE_READ(psock, sk);
-	return BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) == cookie;
+	return look(sk, struct sock, __sk_common.skc_cookie.counter) == cookie;
 }
 
 /* Whether all that was redirected to the socket has been read. */
 static __always_inline int is_drained(struct sk_psock *psock)
 {
-	__u64 first = can_look() ? (__u64)look_at(psock, struct sk_psock)->ingress_msg.next :
-				   (__u64)BPF_CORE_READ(psock, ingress_msg.next);
-
-	return first == (__u64)&psock->ingress_msg;
+	return (__u64)look(psock, struct sk_psock, ingress_msg.next) == (__u64)&psock->ingress_msg;
 }
 
 /* How many have the psock; none if it is gone. */
 static __always_inline int psock_refs(struct sk_psock *psock)
 {
-	int refs = 0;
-
-	if (can_look())
-		return READ_ONCE(look_at(psock, struct sk_psock)->refcnt.refs.counter);
-	bpf_probe_read_kernel(&refs, sizeof(refs), &psock->refcnt.refs.counter);
-	return refs;
+	return look(psock, struct sk_psock, refcnt.refs.counter);
 }
 
 /* What each_look works on. */

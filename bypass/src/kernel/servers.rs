@@ -184,12 +184,10 @@ impl ServerSlot {
         named: Option<&[u8]>,
     ) {
         let server = self.server();
-        field!(server, named).set(named.is_some().into());
-        client.keep_sent(named.unwrap_or_default());
         for (place, kind) in kinds.iter().enumerate().take(intf::LOG_LEN as usize) {
             field!(server, log[place]).set(*kind);
         }
-        self.link(client, status, xact_start, kinds.len() as u32, enders);
+        self.link(client, (status, xact_start), (kinds.len() as u32, enders), named);
     }
 
     /// Our end of the connection.
@@ -200,9 +198,7 @@ impl ServerSlot {
     /// Leaves a linked pair to the kernel path, at a moment when the server owes nothing and has read everything.
     /// `status` and `xact_start` are of its transaction. Then [`ClientSlot::hand_over`] must follow.
     pub fn hand_over(&self, client: &ClientSlot, (status, xact_start): (u8, Instant)) {
-        field!(self.server(), named).set(0);
-        client.keep_sent(&[]);
-        self.link(client, status, xact_start, 0, 0);
+        self.link(client, (status, xact_start), (0, 0), None);
     }
 
     /// The stream of replies is that of a new link.
@@ -215,8 +211,16 @@ impl ServerSlot {
         field!(server, reply[0].status).set(status);
     }
 
-    fn link(&self, client: &ClientSlot, status: u8, xact_start: Instant, sent: u32, owed: u32) {
+    fn link(
+        &self,
+        client: &ClientSlot,
+        (status, xact_start): (u8, Instant),
+        (sent, owed): (u32, u32),
+        named: Option<&[u8]>,
+    ) {
         let server = self.server();
+        field!(server, named).set(named.is_some().into());
+        client.keep_sent(named.unwrap_or_default());
         field!(server, client_cookie).set(client.cookie);
         field!(server, request[0].rest).set(0);
         field!(server, request[0].sent).set(sent);

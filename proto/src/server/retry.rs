@@ -141,9 +141,8 @@ impl Server {
         if is_outgrown(error) {
             self.statements.retire();
             self.retired = true;
-            let repeats = self.repeats();
-            if let Retry::Kept(sent) = &mut self.retry
-                && repeats
+            if self.repeats()
+                && let Retry::Kept(sent) = &mut self.retry
             {
                 self.retry = Retry::Due(std::mem::take(sent));
                 return Refusal::Repeatable;

@@ -20,7 +20,8 @@ fn add_column(wire: &mut Wire, table: &str, number: usize) {
     assert_eq!(wire.query(&sql).tags, ["ALTER TABLE"]);
 }
 
-fn described(name: &str) -> [Vec<u8>; 3] {
+/// Executes a statement with one parameter, and asks what its result looks like.
+pub(crate) fn described(name: &str) -> [Vec<u8>; 3] {
     [bind(name, &["1"]), describe_portal(), execute()]
 }
 

@@ -4,7 +4,7 @@
 use tigger_testkit::{Host, Postgres, PostgresOptions, Proxy, ProxyOptions, have_postgres, skipped};
 
 use super::{Counters, ask, assert_carried, figure, path_of, times};
-use crate::prepared::{bind, describe_portal, execute};
+use crate::stale_plans::described;
 use crate::support::{Console, proxy, until};
 use crate::wire::Wire;
 
@@ -156,14 +156,13 @@ fn outgrown_plans_are_repaired_between_hosts() {
         let (mut client, mut other) = (scene.client(), scene.client());
         other.query("create table outgrown as select 1 as a");
         client.prepare("S_1", "select * from outgrown where $1::int4 = 1");
-        let described = [bind("S_1", &["1"]), describe_portal(), execute()];
         for round in 0..10 {
             // Until the statement is where the kernel path finds it.
             for _ in 0..4 {
-                assert_eq!(client.exchange(&described).rows[0].len(), 1 + round, "{placement:?}");
+                assert_eq!(client.exchange(&described("S_1")).rows[0].len(), 1 + round, "{placement:?}");
             }
             other.query(&format!("alter table outgrown add c{round} int"));
-            let reply = client.exchange(&described);
+            let reply = client.exchange(&described("S_1"));
             assert_eq!((reply.kinds.as_str(), reply.rows[0].len()), ("2TDCZ", 2 + round), "{placement:?}");
         }
         Console::new(&scene.proxy).until_quiet("postgres");
