@@ -100,6 +100,7 @@ absent! {
         set_waiting(since: Option<Instant>);
         latencies() -> [u64; LATENCY_BUCKETS];
         set_paused(paused: bool);
+        overtakes(slot: usize, now: Instant) -> bool;
         linked(slot: usize) -> Option<u64>;
         is_orphan(slot: usize) -> bool;
         released_at(slot: usize) -> Option<Instant>;

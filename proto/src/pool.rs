@@ -114,6 +114,8 @@ pub enum Action<S, W> {
     Grant(W, Grant<S>),
     /// Disconnect this client, which is linked: its server is of no use any more.
     End(ClientId, Error),
+    /// The kernel path may claim a server before those who wait: call [`Pool::handle_wake`] once others had their turn.
+    ServeSoon,
     /// A new connection needs room: close the longest idle server of another pool of this database or user, then call
     /// [`Pool::check_launch`].
     Evict(Scope),
@@ -176,6 +178,8 @@ pub struct Pool<S, W> {
     /// The kernel path, where there is one.
     shared: Option<Arc<dyn Shared>>,
     waiting: WaitingQueue<W>,
+    /// [`Action::ServeSoon`] is under way.
+    serves_soon: bool,
     paused: bool,
     welcome: bool,
     login_failed: Option<LoginFailed>,
@@ -194,6 +198,7 @@ impl<S, W> Pool<S, W> {
             idle: IdleSet::default(),
             shared: None,
             waiting: WaitingQueue::new(),
+            serves_soon: false,
             paused: false,
             welcome: false,
             login_failed: None,
@@ -239,7 +244,7 @@ impl<S, W> Pool<S, W> {
     pub fn wait(&mut self, now: Instant, client: ClientId, purpose: Purpose, waiter: W) -> Ticket {
         let ticket = self.waiting.push(Waiting { client, since: now, purpose, waiter });
         self.tell_waiting();
-        if self.shared.is_some() && !self.paused {
+        if self.shared.is_some() && !self.paused && !self.serves_soon {
             // The kernel path may have released one before it could know that somebody waits.
             self.serve_waiting(now);
         }
@@ -362,32 +367,47 @@ impl<S, W> Pool<S, W> {
         }
     }
 
-    /// A server became free: the first waiting client gets it, or the idle set.
+    /// A server became free. The kernel path may have it before those who wait: a client that just got its answer often
+    /// has its next request ready, and while each server went to the next in line at once, the kernel path would carry
+    /// nothing until the line is empty, which under load it never is.
     fn make_idle(&mut self, now: Instant, id: ServerId, server: S) {
+        if self.is_overtaken(now, id) && !self.must_make_room(now) {
+            self.put_idle(now, id, server);
+            self.serve_soon();
+        } else {
+            self.pass_on(now, id, server);
+        }
+    }
+
+    /// The first waiting client gets a server, or the idle set.
+    fn pass_on(&mut self, now: Instant, id: ServerId, server: S) {
         if self.must_make_room(now) {
             self.close(id, server, Error::Evicted);
             return self.check_launch(now);
         }
         let next = if self.paused { None } else { self.pop_waiting(&Purpose::Server) };
-        let Some(entry) = self.entry_mut(id) else { return };
         match next {
             Some(waiting) => {
+                let Some(entry) = self.entry_mut(id) else { return };
                 // It does not know yet; see `Grant::Server`.
                 entry.state = State::Active { client: waiting.client, cancelable: false };
                 self.actions.push_back(Action::Grant(waiting.waiter, Grant::Server(id, server)));
             }
-            None => {
-                let since = match entry.state {
-                    State::Tested { idle_since: Some(since) } => since,
-                    _ => now,
-                };
-                entry.state = State::Idle { server, since, seen: now };
-                self.idle.release(id.slot as usize);
-            }
+            None => self.put_idle(now, id, server),
         }
         if self.serves_replication_next() {
             self.check_launch(now);
         }
+    }
+
+    fn put_idle(&mut self, now: Instant, id: ServerId, server: S) {
+        let Some(entry) = self.entry_mut(id) else { return };
+        let since = match entry.state {
+            State::Tested { idle_since: Some(since) } => since,
+            _ => now,
+        };
+        entry.state = State::Idle { server, since, seen: now };
+        self.idle.release(id.slot as usize);
     }
 
     /// After a pause there may be both idle servers and waiting clients.
@@ -395,7 +415,7 @@ impl<S, W> Pool<S, W> {
         while self.waiting.iter().any(|waiting| waiting.purpose == Purpose::Server) {
             let Some(slot) = self.claim_idle() else { return };
             let (id, server) = self.link(slot, NOBODY);
-            self.make_idle(now, id, server);
+            self.pass_on(now, id, server);
         }
     }
 

@@ -55,6 +55,11 @@ enum limits {
 /* In `server.psock`: the server's process blocks in its receives, so the kernel path cannot follow it. */
 #define PSOCK_UNFIT 1ull
 
+/* How long a waiting client may be overtaken: a few times the slice that the scheduler gives a process. Measured with
+ * pgbench -S on 20 servers, requests that had to go through user space: with 0, 1, 4 and 10 ms 17, 8, 6 and 6 % of 32
+ * clients', 50, 35, 17 and 8 % of 100 clients'. */
+#define OVERTAKE_NS 10000000ull
+
 /* Who serves a client. The programs change KERNEL to USER, user space changes USER to KERNEL. */
 enum owner {
 	OWNER_USER = 0,

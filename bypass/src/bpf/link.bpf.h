@@ -5,10 +5,6 @@
 
 /* Idle servers looked at in each chunk before the kernel path gives up. */
 #define CLAIM_TRIES 16
-/* How long a waiting client may be overtaken: a few times the slice that the scheduler gives a process. Measured with
- * pgbench -S on 20 servers, requests that had to go through user space: with 0, 1, 4 and 10 ms 17, 8, 6 and 6 % of 32
- * clients', 50, 35, 17 and 8 % of 100 clients'. */
-#define OVERTAKE_NS 10000000ull
 /* Attempts at changing a word that others change. */
 #define WORD_TRIES 32
 /* How long it is looked whether a reply is still in flight: a few times as long as a sender is on its way back while it has a

@@ -128,6 +128,15 @@ impl PoolSlot {
         }
     }
 
+    /// True when the kernel path may claim the server in this slot, once it is idle, although clients wait.
+    pub fn overtakes(&self, slot: usize, now: Instant) -> bool {
+        let (chunk, bit) = (slot / intf::CHUNK_SERVERS as usize, 1 << (slot as u32 % intf::CHUNK_SERVERS));
+        let is_lendable = chunk < intf::POOL_CHUNKS as usize
+            && field!(self.slot(), lendable[chunk]).load(Ordering::Acquire) & bit != 0;
+        let since = field!(self.slot(), waiting_since).get();
+        is_lendable && since != 0 && self.kernel.clock.nanos_of(now).saturating_sub(since) <= intf::OVERTAKE_NS
+    }
+
     /// The client that is linked to the server in this slot.
     pub fn linked(&self, slot: usize) -> Option<u64> {
         let client = field!(self.server(slot)?, word).get() & intf::WORD_CLIENT;

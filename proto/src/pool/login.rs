@@ -54,7 +54,7 @@ impl<S, W> Pool<S, W> {
         if close_needed || self.paused {
             self.close(id, server, if close_needed { Error::CloseNeeded } else { Error::PauseMode });
         } else {
-            self.make_idle(now, id, server);
+            self.pass_on(now, id, server);
         }
         self.check_launch(now);
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use super::{ClientId, Pool, ServerId, State, idle_since};
+use super::{Action, ClientId, Pool, Purpose, ServerId, State, idle_since};
 
 /// Memory of a pool that the kernel path reads and changes too, and what can be asked of it.
 pub trait Shared: Debug + Send + Sync {
@@ -26,6 +26,9 @@ pub trait Shared: Debug + Send + Sync {
 
     /// The same for a paused pool.
     fn set_paused(&self, paused: bool);
+
+    /// True when the kernel path may claim the server in this slot, once it is idle, before the clients that wait.
+    fn overtakes(&self, slot: usize, now: Instant) -> bool;
 
     /// The client that the kernel path has linked to the server in this slot.
     fn linked(&self, slot: usize) -> Option<ClientId>;
@@ -85,13 +88,13 @@ impl<S, W> Pool<S, W> {
         }
     }
 
-    /// The kernel path has released servers while clients wait.
+    /// The kernel path has released servers while clients wait, or could have claimed one that [was put before
+    /// them](Action::ServeSoon).
     pub fn handle_wake(&mut self, now: Instant) {
+        self.serves_soon = false;
         if !self.paused {
             self.serve_waiting(now);
-            if self.serves_replication_next() {
-                self.check_launch(now);
-            }
+            self.check_launch(now);
         }
     }
 
@@ -122,6 +125,21 @@ impl<S, W> Pool<S, W> {
         match self.take_idle(id) {
             Some(server) => Look::Idle(server),
             None => Look::Changing,
+        }
+    }
+
+    /// True when clients wait for this server, and the kernel path may claim it first.
+    pub(super) fn is_overtaken(&self, now: Instant, id: ServerId) -> bool {
+        let Some(shared) = &self.shared else { return false };
+        !self.paused
+            && self.waiting.iter().any(|waiting| waiting.purpose == Purpose::Server)
+            && shared.overtakes(id.slot as usize, now)
+    }
+
+    pub(super) fn serve_soon(&mut self) {
+        if !self.serves_soon {
+            self.serves_soon = true;
+            self.actions.push_back(Action::ServeSoon);
         }
     }
 

@@ -154,6 +154,7 @@ impl Bench {
                 Action::Grant(client, Grant::Welcome) => Did::Welcome(client),
                 Action::Grant(client, Grant::Failed(error)) => Did::Failed(client, error.to_string()),
                 Action::Evict(scope) => Did::Evict(scope),
+                Action::ServeSoon => unreachable!("there is no kernel path"),
             });
         }
         did

@@ -86,7 +86,10 @@ impl<S, W> Pool<S, W> {
 
     /// Opens one connection if the pool needs one and may have it now.
     pub fn check_launch(&mut self, now: Instant) {
-        if let Some(demand) = self.demand() {
+        // How many wait without a server is known once those in the idle set were given away.
+        if !self.serves_soon
+            && let Some(demand) = self.demand()
+        {
             self.launch(now, &demand);
         }
     }

@@ -40,6 +40,7 @@ impl World {
                 Action::Grant(c, grant) => self.grant(p, c, grant)?,
                 Action::Evict(scope) => self.evict(p, scope)?,
                 Action::ConnectReplication(..) | Action::End(..) => return Err("nobody replicates here".into()),
+                Action::ServeSoon => return Err("there is no kernel path".into()),
             }
         }
         Ok(())

@@ -56,6 +56,10 @@ impl Shared for SharedPool {
         self.slot.set_waiting(since);
     }
 
+    fn overtakes(&self, slot: usize, now: Instant) -> bool {
+        self.slot.overtakes(slot, now)
+    }
+
     fn set_paused(&self, paused: bool) {
         self.slot.set_paused(paused);
     }

@@ -305,6 +305,14 @@ impl Pool {
                 // It may just have left.
                 info.into_iter().for_each(|info| info.end(reason.clone()));
             }
+            Action::ServeSoon => {
+                let pool = Arc::clone(self);
+                self.runtime.spawn(async move {
+                    // Not by a timer: where nobody claims the server, who waits must not wait longer.
+                    tokio::task::yield_now().await;
+                    pool.run(|core| core.handle_wake(Instant::now()));
+                });
+            }
             Action::Evict(scope) => self.make_room(scope),
         }
     }

@@ -24,6 +24,8 @@ struct Slots {
     demanded: HashSet<usize>,
     held: HashSet<usize>,
     waiting: bool,
+    /// Those who wait have not waited for long.
+    overtaking: bool,
     paused: bool,
 }
 
@@ -46,7 +48,7 @@ impl Kernel {
     fn request(&self, client: ClientId) -> bool {
         let mut slots = self.slots();
         let idle = self.idle[0].load(Ordering::SeqCst);
-        if slots.paused || slots.waiting || idle == 0 {
+        if slots.paused || (slots.waiting && !slots.overtaking) || idle == 0 {
             return false;
         }
         let slot = idle.trailing_zeros() as usize;
@@ -86,6 +88,11 @@ impl Shared for Kernel {
 
     fn set_waiting(&self, since: Option<Instant>) {
         self.slots().waiting = since.is_some();
+    }
+
+    fn overtakes(&self, slot: usize, _: Instant) -> bool {
+        let slots = self.slots();
+        slots.waiting && slots.overtaking && !slots.demanded.contains(&slot)
     }
 
     fn set_paused(&self, paused: bool) {
@@ -143,6 +150,8 @@ enum Operation {
     LogIn,
     BeginCancel(usize),
     EndCancel(usize),
+    Overtake(bool),
+    Serve,
     Pass(u64),
     Pause,
     Resume,
@@ -163,6 +172,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         4 => Just(LogIn),
         1 => any::<usize>().prop_map(BeginCancel),
         1 => any::<usize>().prop_map(EndCancel),
+        2 => any::<bool>().prop_map(Overtake),
+        4 => Just(Serve),
         2 => (0..8_u64).prop_map(Pass),
         1 => Just(Pause),
         2 => Just(Resume),
@@ -180,6 +191,8 @@ struct Model {
     out: Vec<(ServerId, u32, ClientId)>,
     tested: Vec<(ServerId, u32)>,
     waiting: Vec<(ClientId, Ticket)>,
+    /// The pool has asked to serve those who wait.
+    soon: bool,
     cancels: Vec<ServerId>,
     closed: HashSet<u32>,
     servers: u32,
@@ -210,6 +223,7 @@ impl Model {
             out: Vec::new(),
             tested: Vec::new(),
             waiting: Vec::new(),
+            soon: false,
             cancels: Vec::new(),
             closed: HashSet::new(),
             servers: 0,
@@ -238,7 +252,7 @@ impl Model {
                 if let Some((slot, _)) = Self::pick(&self.kernel.linked(|link| !link.user), n)
                     && self.kernel.reply(slot)
                 {
-                    self.pool.handle_wake(self.now);
+                    self.serve();
                 }
             }
             Operation::TakeBack(n) => {
@@ -304,8 +318,12 @@ impl Model {
                     self.pool.end_cancel(self.now, id);
                 }
             }
+            Operation::Overtake(overtaking) => self.kernel.slots().overtaking = overtaking,
+            Operation::Serve if self.soon => self.serve(),
+            Operation::Serve => {}
             Operation::Pass(seconds) => {
                 self.now += Duration::from_secs(seconds);
+                self.soon = false;
                 self.pool.handle_tick(self.now);
             }
             Operation::Pause => self.pool.pause(),
@@ -314,6 +332,11 @@ impl Model {
             Operation::Evict => drop(self.pool.evict()),
             _ => unreachable!("applied before"),
         }
+    }
+
+    fn serve(&mut self) {
+        self.soon = false;
+        self.pool.handle_wake(self.now);
     }
 
     fn claim(&mut self, client: ClientId) {
@@ -342,6 +365,7 @@ impl Model {
                 }
                 Action::Check(id, server) => self.tested.push((id, server)),
                 Action::Evict(_) => {}
+                Action::ServeSoon => self.soon = true,
                 other @ (Action::Grant(..) | Action::ConnectReplication(..) | Action::End(..)) => panic!("{other:?}"),
             }
         }
@@ -361,7 +385,8 @@ impl Model {
         let connected = states.iter().filter(|state| **state != ServerState::Login).count();
         assert_eq!(connected + self.closed.len(), self.servers as usize, "leaked: {states:?}");
         let idle = states.iter().filter(|state| **state == ServerState::Idle).count();
-        assert!(idle == 0 || self.waiting.is_empty() || self.pool.is_paused(), "{idle} idle, {:?} wait", self.waiting);
+        let waits_in_vain = idle > 0 && !self.waiting.is_empty() && !self.pool.is_paused();
+        assert!(!waits_in_vain || self.soon, "{idle} idle, {:?} wait", self.waiting);
         assert_eq!(self.kernel.slots().waiting, !self.waiting.is_empty());
         for (slot, _) in &linked {
             assert_eq!(self.kernel.idle[0].load(Ordering::SeqCst) & (1 << slot), 0, "slot {slot} is linked and idle");
@@ -388,6 +413,54 @@ fn a_server_that_is_heard_of() {
     assert!(!kernel.reply(id.slot as usize));
     assert!(matches!(model.pool.look_idle(id), Look::Idle(found) if found == server));
     assert!(matches!(model.pool.look_idle(id), Look::Elsewhere));
+}
+
+#[test]
+fn who_has_just_begun_to_wait_is_overtaken() {
+    let mut model = Model::new();
+    model.apply(Operation::Claim);
+    model.apply(Operation::LogIn);
+    model.apply(Operation::Claim);
+    model.kernel.slots().overtaking = true;
+    let (first, waiting) = (model.out[0].2, model.waiting[0].0);
+    assert_ne!(first, waiting);
+    // The kernel path has the next request before the process gets to serve who waits.
+    model.apply(Operation::Release(1));
+    assert!(model.soon && model.out.is_empty());
+    model.apply(Operation::Request);
+    model.apply(Operation::Serve);
+    assert!(model.out.is_empty());
+    model.apply(Operation::Reply(0));
+    assert_eq!(model.out[0].2, waiting);
+    // Nobody else wants it.
+    model.apply(Operation::Claim);
+    model.apply(Operation::Release(1));
+    assert!(model.out.is_empty());
+    model.apply(Operation::Serve);
+    assert_eq!(model.out.len(), 1);
+    // Who has waited for long is served at once.
+    model.apply(Operation::Claim);
+    model.kernel.slots().overtaking = false;
+    model.apply(Operation::Release(1));
+    assert!(!model.soon);
+    assert_eq!(model.out.len(), 1);
+}
+
+#[test]
+fn no_server_is_opened_for_a_client_that_is_about_to_be_served() {
+    let mut model = Model::new();
+    model.apply(Operation::Claim);
+    model.apply(Operation::LogIn);
+    model.apply(Operation::Claim);
+    model.apply(Operation::Claim);
+    model.kernel.slots().overtaking = true;
+    model.apply(Operation::Release(1));
+    // The first gets the new one, and the second may yet get that which was released.
+    model.apply(Operation::LogIn);
+    assert!(model.soon && model.waiting.len() == 1 && model.logins.is_empty());
+    model.apply(Operation::Request);
+    model.apply(Operation::Serve);
+    assert_eq!((model.waiting.len(), model.logins.len()), (1, 1));
 }
 
 proptest! {
