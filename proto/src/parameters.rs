@@ -129,6 +129,20 @@ impl ParameterSet {
         Arc::ptr_eq(&self.values, &other.values)
     }
 
+    /// Makes copies of one set of two that are equal, so that comparing them is cheap. In whatever pairs sets meet, all that
+    /// are equal become copies of the same one.
+    pub fn unite(&mut self, other: &mut Self) {
+        if self.is_same(other) || self != other {
+            return;
+        }
+        // Any order does in which no set comes before itself.
+        if Arc::as_ptr(&self.values) < Arc::as_ptr(&other.values) {
+            other.values = Arc::clone(&self.values);
+        } else {
+            self.values = Arc::clone(&other.values);
+        }
+    }
+
     /// Takes over from `defaults` what has no value here.
     pub fn fill_unset(&mut self, defaults: &Self) {
         if self.values.applied.is_empty() && self.values.tracked.iter().all(Option::is_none) {
@@ -297,6 +311,24 @@ mod tests {
         applied.apply("Work_Mem", "1MB");
         applied.fill_unset(&defaults);
         assert_eq!((applied.value(2), applied.applied("WORK_MEM")), (Some("UTC"), Some("1MB")));
+    }
+
+    #[test]
+    fn equal_sets_unite_and_stay_so() {
+        let tracked = Tracked::new([]);
+        let mut sets: Vec<ParameterSet> = (0..5).map(|_| set(&tracked, &[("TimeZone", "UTC")])).collect();
+        let other = set(&tracked, &[("TimeZone", "utc")]);
+        for (a, b) in [(0, 1), (2, 3), (4, 3), (1, 2), (0, 4), (1, 3), (0, 2), (3, 0), (1, 0), (4, 0), (2, 0)] {
+            let mut one = sets[a].clone();
+            one.unite(&mut sets[b]);
+            assert!(one.is_same(&sets[b]));
+            sets[a] = one;
+        }
+        assert!(sets.iter().all(|set| set.is_same(&sets[0])));
+        // Those who only fit each other stay apart.
+        let mut apart = other.clone();
+        apart.unite(&mut sets[0]);
+        assert!(apart.is_same(&other) && apart.served_by(&sets[0]) && sets[0].is_same(&sets[1]));
     }
 
     /// A set with applied parameters only.

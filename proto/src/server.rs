@@ -158,6 +158,11 @@ impl Server {
         &self.parameters
     }
 
+    /// It is linked to a client with these parameters, see [`ParameterSet::unite`].
+    pub fn unite_parameters(&mut self, client: &mut ParameterSet) {
+        client.unite(&mut self.parameters);
+    }
+
     /// What was applied for other clients than one with the parameters `client` is removed.
     pub fn handle_reset(&mut self, client: &ParameterSet) {
         self.parameters.reset_applied(client);

@@ -1,7 +1,8 @@
 //! What belongs to the process as a whole: its clock, its random bytes, its limits.
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tigger_proto::error::Error;
@@ -9,6 +10,47 @@ use tigger_proto::error::Error;
 /// Microseconds since 1970.
 pub fn unix_micros() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+}
+
+/// The same for an instant of the past.
+pub fn unix_micros_of(instant: Instant) -> u64 {
+    unix_micros().saturating_sub(instant.elapsed().as_micros() as u64)
+}
+
+/// An instant that others may read while it changes.
+#[derive(Debug)]
+pub struct AtomicInstant(AtomicU64);
+
+/// What [`AtomicInstant`] counts nanoseconds from: before all that is ever stored.
+static BASE: LazyLock<Instant> = LazyLock::new(|| {
+    let now = Instant::now();
+    now.checked_sub(Duration::from_secs(3600)).unwrap_or(now)
+});
+
+impl AtomicInstant {
+    /// Holds this instant.
+    pub fn new(instant: Instant) -> Self {
+        Self(AtomicU64::new(nanos(instant)))
+    }
+
+    /// What it holds.
+    pub fn load(&self) -> Instant {
+        *BASE + Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Holds another one.
+    pub fn store(&self, instant: Instant) {
+        self.0.store(nanos(instant), Ordering::Relaxed);
+    }
+
+    /// True when `now` is not before it.
+    pub fn is_past(&self, now: Instant) -> bool {
+        nanos(now) >= self.0.load(Ordering::Relaxed)
+    }
+}
+
+fn nanos(instant: Instant) -> u64 {
+    instant.saturating_duration_since(*BASE).as_nanos() as u64
 }
 
 /// Random bytes from the operating system.

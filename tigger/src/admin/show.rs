@@ -19,6 +19,7 @@ use crate::pooler::clients::{ClientInfo, LoggedIn};
 use crate::pooler::pool::{Pool, PoolCore};
 use crate::pooler::server_conn::ServerInfo;
 use crate::pooler::stats::Tally;
+use crate::process::unix_micros_of;
 
 /// A result of SHOW.
 pub(super) struct Table {
@@ -269,7 +270,7 @@ struct Socket<'a> {
     remote: Address,
     local: Address,
     connected_at: u64,
-    request_at: u64,
+    request_at: Instant,
     wait_us: u64,
     close_needed: bool,
     serial: u64,
@@ -293,7 +294,7 @@ impl Socket<'_> {
             self.local.host(),
             self.local.port(),
             timestamp(self.connected_at),
-            timestamp(self.request_at),
+            timestamp(unix_micros_of(self.request_at)),
             self.wait_us / 1_000_000,
             self.wait_us % 1_000_000,
             u8::from(self.close_needed),
@@ -316,15 +317,13 @@ fn timestamp(micros: u64) -> String {
 }
 
 fn clients(pooler: &Arc<Pooler>) -> Vec<Row> {
-    let now = crate::process::unix_micros();
     let links = kernel_links(pooler);
     let row = |info: &Arc<ClientInfo>| {
         let login = info.login()?;
         let waiting = info.is_waiting();
         let kernel = info.kernel();
-        let carried_at =
-            kernel.as_ref().and_then(|kernel| kernel.request_at()).map(|at| now - at.elapsed().as_micros() as u64);
-        let request_at = info.request_at.load(Ordering::Relaxed).max(carried_at.unwrap_or_default());
+        let carried_at = kernel.as_ref().and_then(|kernel| kernel.request_at());
+        let request_at = info.request_at().max(carried_at.unwrap_or_else(|| info.request_at()));
         let socket = Socket {
             kind: "C",
             user: &login.user,
@@ -335,7 +334,7 @@ fn clients(pooler: &Arc<Pooler>) -> Vec<Row> {
             local: info.local,
             connected_at: info.connected_at,
             request_at,
-            wait_us: if waiting { now.saturating_sub(request_at) } else { 0 },
+            wait_us: if waiting { request_at.elapsed().as_micros() as u64 } else { 0 },
             close_needed: false,
             serial: info.id.0,
             link: links.get(&info.id).copied().unwrap_or_else(|| info.server()),
@@ -415,7 +414,7 @@ fn server_row(pool: &Pool, info: &ServerInfo, state: &str, link: u64, close_need
         remote: info.remote,
         local: info.local,
         connected_at: info.connected_at,
-        request_at: info.request_at.load(Ordering::Relaxed),
+        request_at: info.request_at.load(),
         wait_us: 0,
         close_needed,
         serial: info.serial,

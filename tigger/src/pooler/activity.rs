@@ -1,7 +1,9 @@
 //! What a client does at the moment, which its task says and timeouts and the console read.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
+
+use crate::process::AtomicInstant;
 
 /// What a client does on the user path. PgBouncer calls all but waiting clients active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,30 +41,30 @@ pub enum Activity {
 #[derive(Debug)]
 pub(super) struct Doing {
     kind: AtomicU8,
-    /// Nanoseconds since `base`.
-    since: AtomicU64,
-    transaction: AtomicU64,
+    since: AtomicInstant,
+    transaction: AtomicInstant,
+    /// When it last asked for something.
+    asked: AtomicInstant,
     /// Before that nobody need look at it.
-    next_look: AtomicU64,
-    base: Instant,
+    next_look: AtomicInstant,
 }
 
 impl Doing {
     pub(super) fn new(now: Instant) -> Self {
-        let [since, transaction, next_look] = [const { AtomicU64::new(0) }; 3];
-        Self { kind: AtomicU8::new(0), since, transaction, next_look, base: now }
-    }
-
-    fn nanos(&self, time: Instant) -> u64 {
-        time.saturating_duration_since(self.base).as_nanos() as u64
+        let [since, transaction, asked, next_look] = [now; 4].map(AtomicInstant::new);
+        Self { kind: AtomicU8::new(0), since, transaction, asked, next_look }
     }
 
     pub(super) fn is_look_due(&self, now: Instant) -> bool {
-        self.nanos(now) >= self.next_look.load(Ordering::Relaxed)
+        self.next_look.is_past(now)
     }
 
     pub(super) fn set_next_look(&self, next: Instant) {
-        self.next_look.store(self.nanos(next), Ordering::Relaxed);
+        self.next_look.store(next);
+    }
+
+    pub(super) fn asked(&self) -> Instant {
+        self.asked.load()
     }
 
     pub(super) fn set(&self, activity: Activity) {
@@ -74,16 +76,18 @@ impl Doing {
             Activity::Linked => (4, None),
         };
         if let Some((since, transaction)) = times {
-            self.transaction.store(self.nanos(transaction), Ordering::Relaxed);
-            self.since.store(self.nanos(since), Ordering::Relaxed);
+            self.transaction.store(transaction);
+            self.since.store(since);
+        }
+        if let Activity::Waiting { since } | Activity::Query { since, .. } = activity {
+            self.asked.store(since);
         }
         self.kind.store(kind, Ordering::Release);
     }
 
     pub(super) fn get(&self) -> Activity {
         let kind = self.kind.load(Ordering::Acquire);
-        let time = |nanos: &AtomicU64| self.base + Duration::from_nanos(nanos.load(Ordering::Relaxed));
-        let (since, transaction) = (time(&self.since), time(&self.transaction));
+        let (since, transaction) = (self.since.load(), self.transaction.load());
         match kind {
             0 => Activity::Idle { since },
             1 => Activity::Waiting { since },
@@ -96,6 +100,8 @@ impl Doing {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -115,6 +121,7 @@ mod tests {
             doing.set(activity);
             assert_eq!(doing.get(), activity);
         }
+        assert_eq!(doing.asked(), at(3));
         doing.set(Activity::Linked);
         assert_eq!(doing.get(), Activity::Linked);
         // Who has read the kind before that finds the times that belong to it.

@@ -31,8 +31,6 @@ pub struct ClientInfo {
     pub local: Address,
     /// Microseconds since 1970 when it was accepted.
     pub connected_at: u64,
-    /// Microseconds since 1970 of its last request.
-    pub request_at: AtomicU64,
     /// How many prepared statements it has, where they are tracked.
     pub prepared: AtomicUsize,
     /// The pool listens for it.
@@ -98,7 +96,6 @@ impl ClientInfo {
             remote,
             local,
             connected_at: now,
-            request_at: AtomicU64::new(now),
             listening: AtomicBool::new(false),
             login: Mutex::default(),
             prepared: AtomicUsize::new(0),
@@ -152,6 +149,11 @@ impl ClientInfo {
     /// Until then it cannot take too long for anything.
     pub fn set_next_look(&self, next: Instant) {
         self.doing.set_next_look(next);
+    }
+
+    /// When it last asked for something, as far as the user path knows.
+    pub fn request_at(&self) -> Instant {
+        self.doing.asked()
     }
 
     /// What it does, as far as the user path knows.

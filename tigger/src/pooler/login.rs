@@ -1,7 +1,7 @@
 //! Opening a server: connect, log in, give it to its pool.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -24,7 +24,7 @@ use crate::kernel_path::KernelServer;
 use crate::net::address::Address;
 use crate::net::connect::{self, Connected, Place};
 use crate::net::stream::Stream;
-use crate::process::{self, unix_micros};
+use crate::process::{self, AtomicInstant, unix_micros};
 
 /// Connects and logs in the server `id` of `pool`, and tells the pool how it went. For a replication client it logs in with
 /// what that client has said.
@@ -121,7 +121,7 @@ impl LoggedIn {
             remote: self.remote,
             local: self.local,
             connected_at: unix_micros(),
-            request_at: AtomicU64::new(unix_micros()),
+            request_at: AtomicInstant::new(Instant::now()),
             remote_pid: self.key.first_chunk().map_or(0, |pid| u32::from_be_bytes(*pid)),
             replication: self.replication,
             prepared: AtomicUsize::new(0),

@@ -143,11 +143,6 @@ impl Pool {
         self.config.load().link
     }
 
-    /// See [`PoolConfig::checks_each_use`].
-    pub fn checks_each_use(&self) -> bool {
-        self.config.load().checks_each_use()
-    }
-
     /// Puts a new configuration in force. Servers connected under another one are replaced.
     pub fn set_config(self: &Arc<Self>, config: PoolConfig, secret: ServerSecret) {
         let now = Instant::now();
@@ -340,11 +335,13 @@ impl Pool {
         }
     }
 
-    /// A client is done with an idle server.
-    pub fn release(self: &Arc<Self>, now: Instant, mut server: Box<ServerConn>) {
-        if self.config.load().reset_query.is_some() && server.info.replication.is_none() {
-            return self.reset(server);
-        }
+    /// A client is done with an idle server, whose link had these rules.
+    pub fn release(self: &Arc<Self>, now: Instant, server: Box<ServerConn>, rules: LinkRules) {
+        if rules.resets { self.reset(server) } else { self.give_back(now, server) }
+    }
+
+    /// An idle server of which nothing is left of its last client goes back.
+    pub fn give_back(self: &Arc<Self>, now: Instant, mut server: Box<ServerConn>) {
         match server.settle(&self.tracked) {
             Ok(()) => self.run(|core| core.handle_release(now, server.id, server)),
             Err(reason) => self.close(server, &reason),
@@ -414,10 +411,7 @@ impl Pool {
     /// Bytes or a hang-up came from an idle server, and nothing watches it any more.
     pub(super) fn check_idle(self: &Arc<Self>, id: ServerId) {
         match self.run(|core| core.look_idle(id)) {
-            Look::Idle(mut server) => match server.settle(&self.tracked) {
-                Ok(()) => self.run(|core| core.handle_release(Instant::now(), id, server)),
-                Err(reason) => self.close(server, &reason),
-            },
+            Look::Idle(server) => self.give_back(Instant::now(), server),
             Look::Linked if self.tell_linked(id) => {}
             Look::Linked | Look::Changing => {
                 // The kernel path is about to link or to release it, and only needs a processor for that.

@@ -1,7 +1,7 @@
 //! A connection to a server: its socket, what the protocol knows of it, and what the console shows.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 
@@ -21,6 +21,7 @@ use crate::kernel_path::{KernelServer, Resumed};
 use crate::net::address::Address;
 use crate::net::connect::Place;
 use crate::net::stream::Stream;
+use crate::process::AtomicInstant;
 
 /// A server that is logged in. It moves: in the pool while idle, with its client's task while linked.
 #[derive(Debug)]
@@ -60,8 +61,8 @@ pub struct ServerInfo {
     pub local: Address,
     /// Microseconds since 1970 when it was connected.
     pub connected_at: u64,
-    /// Microseconds since 1970 when it was last linked.
-    pub request_at: AtomicU64,
+    /// When it was last linked.
+    pub request_at: AtomicInstant,
     /// The process id it reported.
     pub remote_pid: u32,
     /// Set for that of a replication client.
@@ -83,11 +84,6 @@ impl ServerInfo {
     /// It has a place on the kernel path.
     pub fn set_kernel(&self, kernel: Weak<ServerSlot>) {
         *self.kernel.lock().expect("nobody panics with this lock") = kernel;
-    }
-
-    /// Notes that it was linked at this time.
-    pub fn touch(&self, unix_micros: u64) {
-        self.request_at.store(unix_micros, Ordering::Relaxed);
     }
 }
 

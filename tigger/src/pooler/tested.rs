@@ -79,9 +79,9 @@ impl Pool {
     }
 
     /// A server comes back from its test.
-    fn end_test(self: &Arc<Self>, mut server: Box<ServerConn>, result: Result<(), Error>) {
-        match result.and_then(|()| server.settle(&self.tracked)) {
-            Ok(()) => self.run(|core| core.handle_release(Instant::now(), server.id, server)),
+    fn end_test(self: &Arc<Self>, server: Box<ServerConn>, result: Result<(), Error>) {
+        match result {
+            Ok(()) => self.give_back(Instant::now(), server),
             Err(reason) => self.close(server, &reason),
         }
     }

@@ -8,7 +8,6 @@
 //! While it is idle, the kernel path may serve it (see [`crate::kernel_path`]).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -21,13 +20,14 @@ use tokio::sync::oneshot;
 use super::command::Listening;
 use super::drain::DrainTimer;
 use super::link::{Link, LinkEnd};
-use super::scratch::{CARRY_LEN_MAX, Pending, Scratch};
+use super::scratch::{self, CARRY_LEN_MAX, Pending, Scratch};
 use crate::kernel_path::KernelClient;
 use crate::net::stream::Stream;
 use crate::pooler::Pooler;
 use crate::pooler::activity::Activity;
 use crate::pooler::clients::Guard;
 use crate::pooler::pool::Pool;
+use crate::pooler::rules::LinkRules;
 use crate::pooler::server_conn::ServerConn;
 use crate::process::unix_micros;
 
@@ -51,8 +51,8 @@ pub(super) struct ClientConn {
 
 /// How being idle ended.
 enum Next {
-    /// A request needs a server; it is in `carry`.
-    Request,
+    /// A request needs a server; it is in `carry`. The rules for the link.
+    Request(LinkRules),
     /// The kernel path gave the client back with its server.
     TakenBack(Box<Link>),
     /// A command that needs no server; it is in `carry`.
@@ -93,9 +93,11 @@ impl ClientConn {
     pub(super) async fn serve(mut self: Box<Self>) {
         // Registers the task's waker for the rest of its life.
         std::future::poll_fn(|cx| Poll::Ready(self.guard.info.poll_end(cx).is_ready())).await;
+        let mut since = Instant::now();
         let farewell = loop {
-            if let Err(farewell) = self.serve_one().await {
-                break farewell;
+            match self.serve_one(since).await {
+                Ok(now) => since = now,
+                Err(farewell) => break farewell,
             }
         };
         let farewell = Box::pin(self.part(farewell)).await;
@@ -113,17 +115,17 @@ impl ClientConn {
         self.leave(farewell).await;
     }
 
-    /// One turn: idle until a request comes, then linked until the server is released. What is done rarely is boxed: idle clients
-    /// pay for the largest of all that may be awaited here.
-    async fn serve_one(&mut self) -> Result<(), Farewell> {
-        self.guard.info.set_activity(Activity::Idle { since: Instant::now() });
+    /// One turn: idle, as it is `since`, until a request comes, then linked until the server is released. Gives the time of that.
+    /// What is done rarely is boxed: idle clients pay for the largest of all that may be awaited here.
+    async fn serve_one(&mut self, since: Instant) -> Result<Instant, Farewell> {
+        self.guard.info.set_activity(Activity::Idle { since });
         let next = self.idle().await?;
-        let asked = Instant::now();
         let link = match next {
-            Next::Request => {
-                let mut server = self.acquire_ready(asked).await?;
+            Next::Request(rules) => {
+                let asked = Instant::now();
+                let mut server = self.acquire_ready(asked, rules.checks_each_use).await?;
                 self.introduce(&mut server);
-                Link::new(server, self.pool.link_rules(), asked)
+                Link::new(server, rules, asked)
             }
             Next::TakenBack(link) => {
                 // What we say ourselves next must not overtake what the server said last.
@@ -132,9 +134,9 @@ impl ClientConn {
                 }
                 *link
             }
-            Next::Command => return Box::pin(self.carry_out_unlinked()).await,
+            Next::Command => return Box::pin(self.carry_out_unlinked()).await.map(|()| Instant::now()),
         };
-        let Some(mut link) = self.push(link)? else { return Ok(()) };
+        let Some(mut link) = self.push(link)? else { return Ok(Instant::now()) };
         if self.kernel.as_ref().is_some_and(|kernel| kernel.is_remote()) {
             self.landed().await?;
         }
@@ -153,10 +155,11 @@ impl ClientConn {
     }
 
     /// Gets a server with this client's parameters.
-    async fn acquire_ready(&mut self, asked: Instant) -> Result<Box<ServerConn>, Farewell> {
+    async fn acquire_ready(&mut self, asked: Instant, checks: bool) -> Result<Box<ServerConn>, Farewell> {
         loop {
-            let server = self.acquire(asked).await?;
+            let mut server = self.acquire(asked, checks).await?;
             if self.client.parameters.served_by(server.server.parameters()) {
+                server.server.unite_parameters(&mut self.client.parameters);
                 return Ok(server);
             }
             if let Some(server) = Box::pin(self.reset_parameters(server)).await {
@@ -167,7 +170,6 @@ impl ClientConn {
 
     /// Waits until a request needs a server, or the kernel path gives one back with the client.
     async fn idle(&mut self) -> Result<Next, Farewell> {
-        let limits = self.pool.link_rules().limits;
         loop {
             let is_suspended = self.pooler.suspension.current().is_some();
             if (is_suspended || !self.carry.is_empty())
@@ -178,20 +180,12 @@ impl ClientConn {
             if is_suspended {
                 std::future::poll_fn(|cx| self.poll_resumed(cx)).await?;
             }
-            match self.client.handle_bytes_unlinked(&self.carry, limits).map_err(Farewell::Told)? {
-                FromClient::NeedServer => return Ok(Next::Request),
-                FromClient::Command(_) => return Ok(Next::Command),
-                FromClient::Terminate(_) => return Err(Farewell::Silent(Error::ClientClose)),
-                FromClient::Discard(n) | FromClient::Forward(n) | FromClient::Full(n) => {
-                    self.carry.drain(..n);
-                    // Behind what was dropped there may be a whole request already: nothing more would come then.
-                    if n > 0 && !self.carry.is_empty() {
-                        continue;
-                    }
-                }
-                FromClient::Splice { .. } => unreachable!("only a linked client's messages are replaced"),
+            if (!self.carry.is_empty() || self.client.is_held())
+                && let Some(next) = self.look_at_carry()?
+            {
+                return Ok(next);
             }
-            self.carry.shrink_to(IDLE_CARRY_LEN);
+            scratch::give_spare(&mut self.carry);
             self.hand_over();
             // What the last server said goes out before anything new is done for a client that does not read.
             let taken = std::future::poll_fn(|cx| {
@@ -221,6 +215,26 @@ impl ClientConn {
         }
     }
 
+    /// What the bytes in `carry` are, if that can be told; drops what nobody needs.
+    fn look_at_carry(&mut self) -> Result<Option<Next>, Farewell> {
+        let rules = self.pool.link_rules();
+        loop {
+            match self.client.handle_bytes_unlinked(&self.carry, rules.limits).map_err(Farewell::Told)? {
+                FromClient::NeedServer => return Ok(Some(Next::Request(rules))),
+                FromClient::Command(_) => return Ok(Some(Next::Command)),
+                FromClient::Terminate(_) => return Err(Farewell::Silent(Error::ClientClose)),
+                FromClient::Discard(n) | FromClient::Forward(n) | FromClient::Full(n) => {
+                    self.carry.drain(..n);
+                    // Behind what was dropped there may be a whole request already: nothing more would come then.
+                    if n == 0 || self.carry.is_empty() {
+                        return Ok(None);
+                    }
+                }
+                FromClient::Splice { .. } => unreachable!("only a linked client's messages are replaced"),
+            }
+        }
+    }
+
     /// Reads once into `carry`.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Farewell>> {
         let mut scratch = Scratch::take();
@@ -229,6 +243,7 @@ impl ClientConn {
             Poll::Ready(None) => Poll::Ready(Err(Farewell::Silent(Error::ClientUnexpectedEof))),
             Poll::Ready(Some(len)) => {
                 self.pool.counters.add_received((len - self.carry.len()) as u64);
+                scratch::take_spare(&mut self.carry);
                 self.carry.clear();
                 self.carry.extend_from_slice(&scratch[..len]);
                 Poll::Ready(Ok(()))
@@ -237,12 +252,9 @@ impl ClientConn {
     }
 
     /// Gets a server from the pool, at once or after waiting.
-    async fn acquire(&mut self, asked: Instant) -> Result<Box<ServerConn>, Farewell> {
+    async fn acquire(&mut self, asked: Instant, checks: bool) -> Result<Box<ServerConn>, Farewell> {
         let info = Arc::clone(&self.guard.info);
-        let asked_at = unix_micros();
-        info.request_at.store(asked_at, Ordering::Relaxed);
         loop {
-            let checks = self.pool.checks_each_use();
             let parameters = &self.client.parameters;
             let (claim, mut waiting) = self.pool.run(|core| match core.claim(asked, info.id) {
                 Claim::Linked(id, server) => {
@@ -278,7 +290,7 @@ impl ClientConn {
                             let left = self.pool.run(|core| core.leave(*ticket));
                             // Granted in the same moment: it goes back.
                             if !left && let Ok(Grant::Server(_, server)) = receiver.await {
-                                self.pool.release(Instant::now(), server);
+                                self.pool.give_back(Instant::now(), server);
                             }
                             return Err(farewell);
                         }
@@ -292,7 +304,7 @@ impl ClientConn {
             };
             if let Some(server) = server {
                 info.set_server(server.info.serial);
-                server.info.touch(asked_at);
+                server.info.request_at.store(asked);
                 return Ok(server);
             }
         }
@@ -395,7 +407,7 @@ impl ClientConn {
                     self.guard.info.set_server(0);
                     if own.applies_to(server.server.parameters()) {
                         // All of the query is undone: the server is as good as it was.
-                        self.pool.release(Instant::now(), server);
+                        self.pool.give_back(Instant::now(), server);
                         return Err(Farewell::Told(Error::ParameterRefused(fields)));
                     }
                     self.pool.close(server, &Error::InvalidServerParameter);
@@ -415,10 +427,10 @@ impl ClientConn {
         Ok(server)
     }
 
-    /// The link ended: the server goes where it belongs.
-    pub(super) fn unlink(&mut self, link: Link, end: LinkEnd) -> Result<(), Farewell> {
+    /// The link ended: the server goes where it belongs. Gives the time of the last reply.
+    pub(super) fn unlink(&mut self, link: Link, end: LinkEnd) -> Result<Instant, Farewell> {
         let whole = link.is_whole(self);
-        let Link { mut server, tally, last_ready, xact_start, .. } = link;
+        let Link { mut server, tally, last_ready, xact_start, rules, .. } = link;
         self.guard.info.set_server(0);
         self.pool.counters.add(&tally);
         self.client.unlink(&mut server.server);
@@ -427,7 +439,7 @@ impl ClientConn {
         }
         if end == LinkEnd::HandedOver {
             self.hand_over_pair(server, xact_start);
-            return Ok(());
+            return Ok(last_ready);
         }
         let told = if server.at_border() { Farewell::Told } else { Farewell::Cut };
         if let LinkEnd::ServerFails(reason) = end {
@@ -436,7 +448,7 @@ impl ClientConn {
         }
         if server.server.is_idle() && whole {
             let now = if end == LinkEnd::Released { last_ready } else { Instant::now() };
-            self.pool.release(now, server);
+            self.pool.release(now, server, rules);
         } else {
             let reason = match &end {
                 LinkEnd::ClientFails(error) => error.clone(),
@@ -446,7 +458,7 @@ impl ClientConn {
             self.pool.close(server, &reason);
         }
         match end {
-            LinkEnd::Released | LinkEnd::HandedOver => Ok(()),
+            LinkEnd::Released | LinkEnd::HandedOver => Ok(last_ready),
             LinkEnd::Command => unreachable!("the link goes on after it"),
             LinkEnd::ClientLeft(reason) => Err(Farewell::Silent(reason)),
             LinkEnd::ClientFails(reason) | LinkEnd::ServerFails(reason) => Err(told(reason)),
@@ -507,10 +519,6 @@ pub(crate) async fn say_goodbye(stream: &mut Stream, pending: &mut Pending, resp
 
 /// PgBouncer's words to a client that has waited for `query_wait_notify`.
 const WAIT_NOTICE: &str = "No server connection available in postgres backend, client being queued";
-
-/// Memory for unused bytes that an idle client may keep: enough for most queries, so that a busy client does not
-/// allocate each time.
-const IDLE_CARRY_LEN: usize = 512;
 
 /// How long a client may take to accept its last message.
 const GOODBYE_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(1);

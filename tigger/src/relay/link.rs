@@ -16,7 +16,7 @@ use tigger_proto::wire::frontend::TERMINATE;
 
 use super::client::ClientConn;
 use super::drain::DrainTimer;
-use super::scratch::{Pending, Scratch};
+use super::scratch::{self, Pending, Scratch};
 use crate::kernel_path::{CutShort, Resumed};
 use crate::pooler::activity::Activity;
 use crate::pooler::clients::ClientInfo;
@@ -354,8 +354,10 @@ impl Link {
     /// Client to server.
     fn poll_client(&mut self, client: &mut ClientConn, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
         if std::mem::take(&mut self.unwalked) && (!client.carry.is_empty() || client.client.is_held()) {
-            let bytes = std::mem::take(&mut client.carry);
+            let mut bytes = std::mem::take(&mut client.carry);
             let moved = self.handle_client_bytes(client, cx, &bytes)?;
+            bytes.clear();
+            scratch::give_spare(&mut bytes);
             if moved || self.unwalked {
                 return Ok(moved);
             }
@@ -397,7 +399,9 @@ impl Link {
         }
         let (used, end) = self.walk(client, cx, bytes)?;
         client.carry.clear();
-        client.carry.extend_from_slice(&bytes[used..]);
+        if used < bytes.len() {
+            client.carry.extend_from_slice(&bytes[used..]);
+        }
         match end {
             Some(end) => Err(end),
             None => Ok(used > 0),

@@ -325,7 +325,7 @@ impl Attempt<'_> {
 
     async fn refuse(mut self, error: &Error) {
         if let Some((pool, server)) = self.own.take() {
-            pool.release(Instant::now(), server);
+            pool.give_back(Instant::now(), server);
         }
         if !matches!(error, Error::ClientUnexpectedEof) {
             say_goodbye(&mut self.stream, &mut Pending::default(), &error.response()).await;
@@ -404,7 +404,7 @@ impl Drop for Queued {
         // From here on what is granted comes back to the pool by itself; what was granted before is here.
         self.receiver.close();
         if let Ok(Grant::Server(_, server)) = self.receiver.try_recv() {
-            self.pool.release(Instant::now(), server);
+            self.pool.give_back(Instant::now(), server);
         }
     }
 }

@@ -14,8 +14,30 @@ const CHUNK_LEN: usize = 64 * 1024;
 /// Most bytes a connection keeps in front of the next chunk.
 pub(super) const CARRY_LEN_MAX: usize = CHUNK_LEN / 2;
 
+/// Largest memory that is kept as [`give_spare`] says: enough for most queries and short results.
+const SPARE_LEN_MAX: usize = 4096;
+
 thread_local! {
     static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Gives a connection's buffer that has no memory what [`give_spare`] left on this thread.
+pub(super) fn take_spare(buffer: &mut Vec<u8>) {
+    if buffer.capacity() == 0 {
+        *buffer = SPARE.take();
+    }
+}
+
+/// Takes the memory from a connection's buffer if nothing is in it. The thread keeps it for the next that needs some, so that a
+/// busy client does not allocate each time, and an idle one has none.
+pub(super) fn give_spare(buffer: &mut Vec<u8>) {
+    if buffer.is_empty() && buffer.capacity() > 0 {
+        let buffer = std::mem::take(buffer);
+        if buffer.capacity() <= SPARE_LEN_MAX {
+            SPARE.set(buffer);
+        }
+    }
 }
 
 /// This thread's buffer, given back when dropped.
@@ -91,14 +113,24 @@ impl Pending {
     /// The first `n` of them were sent by other means.
     pub(crate) fn advance(&mut self, n: usize) {
         self.at += n;
+        self.end_if_taken();
+    }
+
+    fn end_if_taken(&mut self) {
         if self.at == self.bytes.len() {
-            *self = Self::default();
+            // The memory goes too: most of the time there is nothing pending.
+            self.bytes.clear();
+            self.at = 0;
+            give_spare(&mut self.bytes);
         }
     }
 
     /// Keeps bytes after those pending.
     pub(crate) fn keep(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+        if !bytes.is_empty() {
+            take_spare(&mut self.bytes);
+            self.bytes.extend_from_slice(bytes);
+        }
     }
 
     /// Sends bytes after those pending; keeps what is not taken at once.
@@ -127,8 +159,7 @@ impl Pending {
                 n => self.at += n,
             }
         }
-        // The memory goes too: most of the time there is nothing pending.
-        *self = Self::default();
+        self.end_if_taken();
         Poll::Ready(Ok(()))
     }
 }
