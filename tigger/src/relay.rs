@@ -1,5 +1,6 @@
 //! The user path: one task a client, which moves bytes between its socket and that of the server it is linked to.
 
+mod acquire;
 mod client;
 mod command;
 mod drain;
