@@ -370,6 +370,7 @@ impl Side {
             }
             Action::Grant(client, grant) => self.granted(client, grant),
             Action::Evict(scope) => return Some(scope),
+            Action::ServeSoon => unreachable!("there is no kernel path"),
         }
         None
     }

@@ -29,6 +29,17 @@ fn a_larger_and_a_smaller_pool() {
 }
 
 #[test]
+fn a_client_that_is_idle_meanwhile_has_the_new_limits() {
+    let Some(postgres) = postgres() else { return };
+    let options = options(postgres).setting("max_packet_size", "65536");
+    let proxy = proxy(&options);
+    let mut client = Wire::new(&proxy);
+    assert_eq!(client.value("select 1"), "1");
+    reload(&proxy, &options.setting("max_packet_size", "1048576"));
+    assert_eq!(client.value(&format!("select length('{}')", "x".repeat(100_000))), "100000");
+}
+
+#[test]
 fn databases_come_and_go() {
     let Some(postgres) = postgres() else { return };
     let line = |name: &str| format!("{name} = host={} port={} dbname=postgres", postgres.host(), postgres.port());
