@@ -166,6 +166,9 @@ struct Known {
     reason: &'static str,
 }
 
+/// Of [`KNOWN`], those that do not show when the server is faster than the client's next message.
+const RACES: &[&str] = &["a goodbye that comes with a query"];
+
 const EVERY_MODE: &[Mode] = &[Mode::Session, Mode::Transaction, Mode::Statement];
 
 /// Pool mode.
@@ -220,7 +223,7 @@ fn same_as_postgres(mode: Mode, path: Path) {
         }
         match KNOWN.iter().find(|known| known.titles.contains(&&*script.title) && known.modes.contains(&mode)) {
             None => problems.append(&mut differences),
-            Some(known) if differences.is_empty() => {
+            Some(known) if differences.is_empty() && !RACES.contains(&&*script.title) => {
                 problems.push(format!("{script}, {mode:?}, {path:?}: differs no longer: {}\n", known.reason));
             }
             Some(_) => {}
