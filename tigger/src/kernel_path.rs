@@ -174,7 +174,7 @@ pub fn pool_rules(config: &PoolConfig) -> PoolRules {
         // A check before or a reset query after each transaction is the user path's, and so is refusing transactions in
         // statement mode.
         enabled: config.kernel_path != Setting::Off
-            && !link.checks_each_use
+            && !config.checks_each_use()
             && match link.mode {
                 PoolMode::Session => true,
                 PoolMode::Transaction => config.reset_query.is_none(),

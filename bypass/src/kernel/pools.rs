@@ -117,10 +117,15 @@ impl PoolSlot {
         Some(self.kernel.memory.server(self.server_index(slot)?))
     }
 
+    /// The word and the bit that say whether the kernel path may claim the server in this slot.
+    fn lendable(&self, slot: usize) -> (&AtomicU64, u64) {
+        let word = field!(self.slot(), lendable[slot / intf::CHUNK_SERVERS as usize]);
+        (word, 1 << (slot as u32 % intf::CHUNK_SERVERS))
+    }
+
     /// Lets the kernel path claim the server in this slot while it is idle, or not.
     pub(super) fn set_lendable(&self, slot: usize, value: bool) {
-        let word = field!(self.slot(), lendable[slot / intf::CHUNK_SERVERS as usize]);
-        let bit = 1 << (slot as u32 % intf::CHUNK_SERVERS);
+        let (word, bit) = self.lendable(slot);
         if value {
             word.fetch_or(bit, Ordering::AcqRel);
         } else {
@@ -130,9 +135,10 @@ impl PoolSlot {
 
     /// True when the kernel path may claim the server in this slot, once it is idle, although clients wait.
     pub fn overtakes(&self, slot: usize, now: Instant) -> bool {
-        let (chunk, bit) = (slot / intf::CHUNK_SERVERS as usize, 1 << (slot as u32 % intf::CHUNK_SERVERS));
-        let is_lendable = chunk < intf::POOL_CHUNKS as usize
-            && field!(self.slot(), lendable[chunk]).load(Ordering::Acquire) & bit != 0;
+        let is_lendable = self.server_index(slot).is_some() && {
+            let (word, bit) = self.lendable(slot);
+            word.load(Ordering::Acquire) & bit != 0
+        };
         let since = field!(self.slot(), waiting_since).get();
         is_lendable && since != 0 && self.kernel.clock.nanos_of(now).saturating_sub(since) <= intf::OVERTAKE_NS
     }

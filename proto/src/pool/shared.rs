@@ -91,10 +91,15 @@ impl<S, W> Pool<S, W> {
     /// The kernel path has released servers while clients wait, or could have claimed one that [was put before
     /// them](Action::ServeSoon).
     pub fn handle_wake(&mut self, now: Instant) {
+        self.serve_idle(now);
+        self.check_launch(now);
+    }
+
+    /// Gives what the kernel path has left in the idle set to clients that wait.
+    pub(super) fn serve_idle(&mut self, now: Instant) {
         self.serves_soon = false;
         if !self.paused {
             self.serve_waiting(now);
-            self.check_launch(now);
         }
     }
 
@@ -136,6 +141,7 @@ impl<S, W> Pool<S, W> {
             && shared.overtakes(id.slot as usize, now)
     }
 
+    /// Has the waiting clients served in a moment.
     pub(super) fn serve_soon(&mut self) {
         if !self.serves_soon {
             self.serves_soon = true;

@@ -31,7 +31,7 @@ impl<S, W> Pool<S, W> {
             self.close_all_idle(&Error::PauseMode);
         }
         if self.shared.is_some() {
-            self.handle_wake(now);
+            self.serve_idle(now);
         }
         self.fail_overdue(now);
         self.check_launch(now);

@@ -323,7 +323,8 @@ fn clients(pooler: &Arc<Pooler>) -> Vec<Row> {
         let waiting = info.is_waiting();
         let kernel = info.kernel();
         let carried_at = kernel.as_ref().and_then(|kernel| kernel.request_at());
-        let request_at = info.request_at().max(carried_at.unwrap_or_else(|| info.request_at()));
+        let asked_at = info.request_at.load();
+        let request_at = carried_at.map_or(asked_at, |carried_at| carried_at.max(asked_at));
         let socket = Socket {
             kind: "C",
             user: &login.user,

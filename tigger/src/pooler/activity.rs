@@ -43,16 +43,14 @@ pub(super) struct Doing {
     kind: AtomicU8,
     since: AtomicInstant,
     transaction: AtomicInstant,
-    /// When it last asked for something.
-    asked: AtomicInstant,
     /// Before that nobody need look at it.
     next_look: AtomicInstant,
 }
 
 impl Doing {
     pub(super) fn new(now: Instant) -> Self {
-        let [since, transaction, asked, next_look] = [now; 4].map(AtomicInstant::new);
-        Self { kind: AtomicU8::new(0), since, transaction, asked, next_look }
+        let [since, transaction, next_look] = [now; 3].map(AtomicInstant::new);
+        Self { kind: AtomicU8::new(0), since, transaction, next_look }
     }
 
     pub(super) fn is_look_due(&self, now: Instant) -> bool {
@@ -61,10 +59,6 @@ impl Doing {
 
     pub(super) fn set_next_look(&self, next: Instant) {
         self.next_look.store(next);
-    }
-
-    pub(super) fn asked(&self) -> Instant {
-        self.asked.load()
     }
 
     pub(super) fn set(&self, activity: Activity) {
@@ -78,9 +72,6 @@ impl Doing {
         if let Some((since, transaction)) = times {
             self.transaction.store(transaction);
             self.since.store(since);
-        }
-        if let Activity::Waiting { since } | Activity::Query { since, .. } = activity {
-            self.asked.store(since);
         }
         self.kind.store(kind, Ordering::Release);
     }
@@ -121,7 +112,6 @@ mod tests {
             doing.set(activity);
             assert_eq!(doing.get(), activity);
         }
-        assert_eq!(doing.asked(), at(3));
         doing.set(Activity::Linked);
         assert_eq!(doing.get(), Activity::Linked);
         // Who has read the kind before that finds the times that belong to it.

@@ -17,6 +17,7 @@ use tigger_proto::replication::Replication;
 use super::activity::{Activity, Doing};
 use super::pool::Pool;
 use crate::net::address::Address;
+use crate::process::AtomicInstant;
 
 /// What everybody may know about a client; its socket and its bytes belong to its task alone.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct ClientInfo {
     pub local: Address,
     /// Microseconds since 1970 when it was accepted.
     pub connected_at: u64,
+    /// When it last asked for a server on the user path.
+    pub request_at: AtomicInstant,
     /// How many prepared statements it has, where they are tracked.
     pub prepared: AtomicUsize,
     /// The pool listens for it.
@@ -96,6 +99,7 @@ impl ClientInfo {
             remote,
             local,
             connected_at: now,
+            request_at: AtomicInstant::new(Instant::now()),
             listening: AtomicBool::new(false),
             login: Mutex::default(),
             prepared: AtomicUsize::new(0),
@@ -149,11 +153,6 @@ impl ClientInfo {
     /// Until then it cannot take too long for anything.
     pub fn set_next_look(&self, next: Instant) {
         self.doing.set_next_look(next);
-    }
-
-    /// When it last asked for something, as far as the user path knows.
-    pub fn request_at(&self) -> Instant {
-        self.doing.asked()
     }
 
     /// What it does, as far as the user path knows.

@@ -143,6 +143,11 @@ impl Pool {
         self.config.load().link
     }
 
+    /// See [`PoolConfig::checks_each_use`].
+    pub fn checks_each_use(&self) -> bool {
+        self.config.load().checks_each_use()
+    }
+
     /// Puts a new configuration in force. Servers connected under another one are replaced.
     pub fn set_config(self: &Arc<Self>, config: PoolConfig, secret: ServerSecret) {
         let now = Instant::now();
@@ -335,9 +340,13 @@ impl Pool {
         }
     }
 
-    /// A client is done with an idle server, whose link had these rules.
-    pub fn release(self: &Arc<Self>, now: Instant, server: Box<ServerConn>, rules: LinkRules) {
-        if rules.resets { self.reset(server) } else { self.give_back(now, server) }
+    /// A client is done with an idle server.
+    pub fn release(self: &Arc<Self>, now: Instant, server: Box<ServerConn>) {
+        if self.config.load().reset_query.is_some() && server.info.replication.is_none() {
+            self.reset(server);
+        } else {
+            self.give_back(now, server);
+        }
     }
 
     /// An idle server of which nothing is left of its last client goes back.

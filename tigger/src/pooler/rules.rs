@@ -61,8 +61,6 @@ impl PoolConfig {
                     },
                     listens: pool.pool_mode != PoolMode::Session,
                 },
-                checks_each_use: Check::new(settings).is_some_and(|check| check.delay.is_zero()),
-                resets: resets && settings.server_reset_query.is_some(),
             },
             limits: PoolLimits {
                 pool_size: pool.pool_size,
@@ -87,6 +85,11 @@ impl PoolConfig {
             log_disconnections: settings.log_disconnections,
         }
     }
+
+    /// True when a server is checked each time that a client gets it.
+    pub fn checks_each_use(&self) -> bool {
+        self.check.as_ref().is_some_and(|check| check.delay.is_zero())
+    }
 }
 
 /// What the configuration says about a client and its server.
@@ -96,21 +99,12 @@ pub struct LinkRules {
     pub mode: PoolMode,
     /// What clients may send.
     pub limits: ClientLimits,
-    /// A server is checked each time that a client gets it.
-    pub checks_each_use: bool,
-    /// A query resets servers that are released.
-    pub resets: bool,
 }
 
 impl LinkRules {
     /// Those of a replication client of the same pool.
     #[must_use]
     pub fn for_replication(self) -> Self {
-        Self {
-            mode: PoolMode::Session,
-            limits: ClientLimits { prepared_max: 0, listens: false, ..self.limits },
-            resets: false,
-            ..self
-        }
+        Self { mode: PoolMode::Session, limits: ClientLimits { prepared_max: 0, listens: false, ..self.limits } }
     }
 }

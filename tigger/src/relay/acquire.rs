@@ -24,9 +24,9 @@ enum Waited {
 
 impl ClientConn {
     /// Gets a server with this client's parameters.
-    pub(super) async fn acquire_ready(&mut self, asked: Instant, checks: bool) -> Result<Box<ServerConn>, Farewell> {
+    pub(super) async fn acquire_ready(&mut self, asked: Instant) -> Result<Box<ServerConn>, Farewell> {
         loop {
-            let mut server = self.acquire(asked, checks).await?;
+            let mut server = self.acquire(asked).await?;
             if self.client.parameters.served_by(server.server.parameters()) {
                 server.server.unite_parameters(&mut self.client.parameters);
                 return Ok(server);
@@ -38,9 +38,11 @@ impl ClientConn {
     }
 
     /// Gets a server from the pool, at once or after waiting.
-    async fn acquire(&mut self, asked: Instant, checks: bool) -> Result<Box<ServerConn>, Farewell> {
+    async fn acquire(&mut self, asked: Instant) -> Result<Box<ServerConn>, Farewell> {
         let info = Arc::clone(&self.guard.info);
+        info.request_at.store(asked);
         loop {
+            let checks = self.pool.checks_each_use();
             let parameters = &self.client.parameters;
             let (claim, mut waiting) = self.pool.run(|core| match core.claim(asked, info.id) {
                 Claim::Linked(id, server) => {

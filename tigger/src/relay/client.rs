@@ -24,7 +24,6 @@ use crate::pooler::Pooler;
 use crate::pooler::activity::Activity;
 use crate::pooler::clients::Guard;
 use crate::pooler::pool::Pool;
-use crate::pooler::rules::LinkRules;
 use crate::pooler::server_conn::ServerConn;
 use crate::process::unix_micros;
 
@@ -48,8 +47,8 @@ pub(super) struct ClientConn {
 
 /// How being idle ended.
 enum Next {
-    /// A request needs a server; it is in `carry`. The rules for the link.
-    Request(LinkRules),
+    /// A request needs a server; it is in `carry`.
+    Request,
     /// The kernel path gave the client back with its server.
     TakenBack(Box<Link>),
     /// A command that needs no server; it is in `carry`.
@@ -110,11 +109,12 @@ impl ClientConn {
         self.guard.info.set_activity(Activity::Idle { since });
         let next = self.idle().await?;
         let link = match next {
-            Next::Request(rules) => {
+            Next::Request => {
                 let asked = Instant::now();
-                let mut server = self.acquire_ready(asked, rules.checks_each_use).await?;
+                let mut server = self.acquire_ready(asked).await?;
                 self.introduce(&mut server);
-                Link::new(server, rules, asked)
+                // Not before: while it waited, the rules may have changed.
+                Link::new(server, self.pool.link_rules(), asked)
             }
             Next::TakenBack(link) => {
                 // What we say ourselves next must not overtake what the server said last.
@@ -161,6 +161,7 @@ impl ClientConn {
                 return Ok(next);
             }
             scratch::give_spare(&mut self.carry);
+            self.carry.shrink_to(IDLE_CARRY_LEN);
             self.hand_over();
             // What the last server said goes out before anything new is done for a client that does not read.
             let taken = std::future::poll_fn(|cx| {
@@ -192,10 +193,10 @@ impl ClientConn {
 
     /// What the bytes in `carry` are, if that can be told; drops what nobody needs.
     fn look_at_carry(&mut self) -> Result<Option<Next>, Farewell> {
-        let rules = self.pool.link_rules();
+        let limits = self.pool.link_rules().limits;
         loop {
-            match self.client.handle_bytes_unlinked(&self.carry, rules.limits).map_err(Farewell::Told)? {
-                FromClient::NeedServer => return Ok(Some(Next::Request(rules))),
+            match self.client.handle_bytes_unlinked(&self.carry, limits).map_err(Farewell::Told)? {
+                FromClient::NeedServer => return Ok(Some(Next::Request)),
                 FromClient::Command(_) => return Ok(Some(Next::Command)),
                 FromClient::Terminate(_) => return Err(Farewell::Silent(Error::ClientClose)),
                 FromClient::Discard(n) | FromClient::Forward(n) | FromClient::Full(n) => {
@@ -229,7 +230,7 @@ impl ClientConn {
     /// The link ended: the server goes where it belongs. Gives the time of the last reply.
     pub(super) fn unlink(&mut self, link: Link, end: LinkEnd) -> Result<Instant, Farewell> {
         let whole = link.is_whole(self);
-        let Link { mut server, tally, last_ready, xact_start, rules, .. } = link;
+        let Link { mut server, tally, last_ready, xact_start, .. } = link;
         self.guard.info.set_server(0);
         self.pool.counters.add(&tally);
         self.client.unlink(&mut server.server);
@@ -247,7 +248,7 @@ impl ClientConn {
         }
         if server.server.is_idle() && whole {
             let now = if end == LinkEnd::Released { last_ready } else { Instant::now() };
-            self.pool.release(now, server, rules);
+            self.pool.release(now, server);
         } else {
             let reason = match &end {
                 LinkEnd::ClientFails(error) => error.clone(),
@@ -315,6 +316,9 @@ pub(crate) async fn say_goodbye(stream: &mut Stream, pending: &mut Pending, resp
         Err(_) => tracing::debug!("client did not take its error in time"),
     }
 }
+
+/// Memory for the start of a message that an idle client may keep.
+const IDLE_CARRY_LEN: usize = 512;
 
 /// How long a client may take to accept its last message.
 const GOODBYE_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(1);

@@ -399,9 +399,7 @@ impl Link {
         }
         let (used, end) = self.walk(client, cx, bytes)?;
         client.carry.clear();
-        if used < bytes.len() {
-            client.carry.extend_from_slice(&bytes[used..]);
-        }
+        client.carry.extend_from_slice(&bytes[used..]);
         match end {
             Some(end) => Err(end),
             None => Ok(used > 0),

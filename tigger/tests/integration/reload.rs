@@ -40,6 +40,23 @@ fn a_client_that_is_idle_meanwhile_has_the_new_limits() {
 }
 
 #[test]
+fn a_client_that_waits_meanwhile_has_the_new_pool_mode() {
+    let Some(postgres) = postgres() else { return };
+    let options = options(postgres).pool_size(1);
+    let proxy = proxy(&options.clone().pool_mode("session"));
+    let mut holder = Wire::new(&proxy);
+    assert_eq!(holder.value("select 1"), "1");
+    let mut waiting = Wire::new(&proxy);
+    waiting.start("select 2");
+    Console::new(&proxy).until_pool("postgres", "cl_waiting", 1);
+    reload(&proxy, &options.pool_mode("transaction"));
+    drop(holder);
+    assert_eq!(waiting.reply().value(), "2");
+    // It has given the server back although it stays.
+    assert_eq!(Wire::new(&proxy).value("select 3"), "3");
+}
+
+#[test]
 fn databases_come_and_go() {
     let Some(postgres) = postgres() else { return };
     let line = |name: &str| format!("{name} = host={} port={} dbname=postgres", postgres.host(), postgres.port());

@@ -231,6 +231,16 @@ impl Model {
         }
     }
 
+    /// One client has a server, so many wait and may be overtaken.
+    fn with_overtaking(waiting: usize) -> Self {
+        let mut model = Self::new();
+        model.apply(Operation::Claim);
+        model.apply(Operation::LogIn);
+        (0..waiting).for_each(|_| model.apply(Operation::Claim));
+        model.kernel.slots().overtaking = true;
+        model
+    }
+
     fn new_client(&mut self) -> ClientId {
         self.clients += 1;
         ClientId(self.clients)
@@ -417,11 +427,7 @@ fn a_server_that_is_heard_of() {
 
 #[test]
 fn who_has_just_begun_to_wait_is_overtaken() {
-    let mut model = Model::new();
-    model.apply(Operation::Claim);
-    model.apply(Operation::LogIn);
-    model.apply(Operation::Claim);
-    model.kernel.slots().overtaking = true;
+    let mut model = Model::with_overtaking(1);
     let (first, waiting) = (model.out[0].2, model.waiting[0].0);
     assert_ne!(first, waiting);
     // The kernel path has the next request before the process gets to serve who waits.
@@ -448,12 +454,7 @@ fn who_has_just_begun_to_wait_is_overtaken() {
 
 #[test]
 fn no_server_is_opened_for_a_client_that_is_about_to_be_served() {
-    let mut model = Model::new();
-    model.apply(Operation::Claim);
-    model.apply(Operation::LogIn);
-    model.apply(Operation::Claim);
-    model.apply(Operation::Claim);
-    model.kernel.slots().overtaking = true;
+    let mut model = Model::with_overtaking(2);
     model.apply(Operation::Release(1));
     // The first gets the new one, and the second may yet get that which was released.
     model.apply(Operation::LogIn);
